@@ -1,0 +1,1 @@
+"""Raw recordings and synthetic rooms to the processed layout that ``ScanNetpp`` reads."""

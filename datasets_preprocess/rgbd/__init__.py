@@ -1,0 +1,1 @@
+"""Raw RGB-D recordings: the formats they come in, and reading one frame of them."""

@@ -1,0 +1,1 @@
+"""Synthetic rooms: layout, procedural textures, ray casting, shading and a camera walk."""

@@ -1,0 +1,189 @@
+"""What all datasets of posed RGB-D pairs share: from raw views to the views a network trains on."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dust3r.datasets.bad_samples import SampleError, naming_sample
+from dust3r.datasets.combine import Draw, StereoDataset, View
+from dust3r.datasets.cropping import Frame, Size, crop_and_resize
+from dust3r.datasets.resolution import Resolution, parse_resolutions
+from dust3r.datasets.transforms import Transform
+from dust3r.utils.geometry import depthmap_to_pts3d
+from dust3r.utils.image import ImgNorm, Pixels, read_depth_png, read_rgb
+
+SPLITS = ("train", "val", "test", "all")
+
+
+@dataclass(frozen=True)
+class RawView:
+    """A view as a dataset holds it, before cropping.
+
+    ``image`` (H, W, 3) uint8 RGB or a PIL image; ``depthmap`` (H, W) metres, 0 or not finite
+    where there is none; ``camera_pose`` (4, 4) camera-to-world; ``camera_intrinsics`` (3, 3)
+    pixels, first pixel's centre at (0, 0). ``dataset``, ``label`` and ``instance`` are names for
+    people; ``instance`` is the image's path.
+    """
+
+    image: Pixels
+    depthmap: np.ndarray
+    camera_pose: np.ndarray
+    camera_intrinsics: np.ndarray
+    dataset: str
+    label: str
+    instance: str
+
+
+class BaseStereoViewDataset(StereoDataset):
+    """Pairs of posed RGB-D images; a subclass says where they are, by three methods.
+
+    ``dataset[index]`` and ``dataset[(index, aspect)]`` give two views: dicts with ``img``
+    (3, H, W) float32 in [-1, 1]; ``true_shape`` (2,) int32, (height, width) as seen upright;
+    ``idx`` (index, aspect, view); ``depthmap`` (H, W) float32, 0 where not valid; ``valid_mask``
+    (H, W) bool; ``pts3d`` (H, W, 3) float32 in the world; ``camera_pose`` (4, 4) and
+    ``camera_intrinsics`` (3, 3) float32; ``dataset``, ``label``, ``instance`` str.
+
+    H <= W always: an upright image travels transposed to landscape, and ``img``, ``depthmap``,
+    ``valid_mask`` and ``pts3d`` with it. ``camera_intrinsics`` and ``camera_pose`` stay those of
+    the upright image, on whose grid ``true_shape`` is given.
+
+    Chance (coins, crops, jitter) is a function of (``seed``, index) where ``seed`` is given, else
+    of the index and the draw's key, which holds the loader's seed and the epoch.
+
+    Args:
+        split: one of ``SPLITS``; what they mean is the subclass's to say.
+        resolution: r for (r, r), (width, height), or a list of these, of which the sampler
+            draws one per batch; multiples of 16, width >= height.
+        transform: (image, rng) -> tensor, or a class of such with defaults for all arguments.
+        aug_crop: range in pixels of the crop augmentation; 0 means none.
+        seed: makes every sample the same in all epochs.
+
+    Raises:
+        ValueError: an argument is not one of the above.
+        SampleError: (on indexing) a file cannot be read, a pose or the intrinsics are not finite,
+            or neither view has a valid pixel.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        resolution: Resolution,
+        transform: Transform | type[Transform] = ImgNorm,
+        aug_crop: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}")
+        if not isinstance(aug_crop, int) or aug_crop < 0:
+            raise ValueError(f"aug_crop={aug_crop!r}: expected a number of pixels, 0 for none")
+        if not callable(transform):
+            raise ValueError(f"transform={transform!r}: expected ImgNorm, ColorJitter or the like")
+        if seed is not None and (not isinstance(seed, int) or seed < 0):
+            raise ValueError(f"seed={seed!r}: expected a whole number >= 0, or None")
+        self.split = split
+        self.transform = transform() if isinstance(transform, type) else transform
+        self.aug_crop = int(aug_crop)
+        self.seed = seed
+        self._resolutions = parse_resolutions(resolution)
+
+    @abstractmethod
+    def _get_views(self, idx: int, resolution: Size, rng: np.random.Generator) -> Sequence[RawView]:
+        """The two raw views of sample ``idx``; few data sets need ``resolution`` and ``rng``."""
+
+    @abstractmethod
+    def _get_paths(self, idx: int) -> list[Path]:
+        """The image file of each view of sample ``idx``."""
+
+    @property
+    def resolutions(self) -> tuple[Size, ...]:
+        return self._resolutions
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(split={self.split!r}, {len(self)} pairs)"
+
+    def load(self, draw: Draw) -> list[View]:
+        rng = np.random.default_rng((*self._seeds(draw), draw.index))
+        resolution = self.resolutions[draw.aspect]
+        views = []
+        for number, raw in enumerate(self._get_views(draw.index, resolution, rng)):
+            with naming_sample(raw.instance, draw.index):
+                view = self._finish(raw, resolution, rng)
+            views.append({**view, "idx": (draw.index, draw.aspect, number)})
+        if not any(view["valid_mask"].any() for view in views):
+            names = [view["instance"] for view in views]
+            raise SampleError(
+                f"sample {draw.index}: no pixel has a valid depth in {' nor in '.join(names)}; "
+                "check the depth files and their unit, or leave the pair out",
+                names[0],
+                draw.index,
+            )
+        return views
+
+    def draw_paths(self, draw: Draw) -> list[Path]:
+        return self._get_paths(draw.index)
+
+    def read_image(self, path: Path, idx: int) -> np.ndarray:
+        """RGB image (H, W, 3) uint8; raises a ``SampleError`` that names the file and ``idx``."""
+        with naming_sample(path, idx):
+            return read_rgb(path)
+
+    def read_depth(self, path: Path, idx: int, unit: float = 1000) -> np.ndarray:
+        """Depth (H, W) float32, metres; raises a ``SampleError`` naming the file and ``idx``."""
+        with naming_sample(path, idx):
+            return read_depth_png(path, unit)
+
+    def _seeds(self, draw: Draw) -> tuple[int, ...]:
+        return draw.key if self.seed is None else (self.seed,)
+
+    def _finish(self, raw: RawView, resolution: Size, rng: np.random.Generator) -> View:
+        pose = np.asarray(raw.camera_pose, np.float32)
+        _check_pose(pose)
+        frame = crop_and_resize(_frame(raw), resolution, rng, self.aug_crop)
+        valid = np.isfinite(frame.depth) & (frame.depth > 0)
+        depth = np.where(valid, frame.depth, np.float32(0))
+        points = depthmap_to_pts3d(depth, frame.intrinsics, pose)
+        valid &= np.isfinite(points).all(-1)
+        image = self.transform(frame.image, rng)
+        height, width = depth.shape
+        if height > width:
+            image = image.transpose(1, 2).contiguous()
+            depth, valid, points = (
+                np.ascontiguousarray(upright.swapaxes(0, 1)) for upright in (depth, valid, points)
+            )
+        return {
+            "img": image,
+            "true_shape": np.array((height, width), np.int32),
+            "depthmap": depth,
+            "valid_mask": valid,
+            "pts3d": points,
+            "camera_pose": pose,
+            "camera_intrinsics": frame.intrinsics,
+            "dataset": raw.dataset,
+            "label": raw.label,
+            "instance": raw.instance,
+        }
+
+
+def _frame(raw: RawView) -> Frame:
+    image = raw.image
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    return Frame(
+        image,
+        np.asarray(raw.depthmap, np.float32),
+        np.asarray(raw.camera_intrinsics, np.float32),
+    )
+
+
+def _check_pose(pose: np.ndarray) -> None:
+    if pose.shape != (4, 4):
+        raise ValueError(f"the camera pose must be a 4x4 matrix, got shape {pose.shape}")
+    if not np.isfinite(pose).all():
+        raise ValueError(
+            f"the camera pose is not finite: {pose.tolist()}; leave frames without a pose out of "
+            "the metadata (the preprocessors do)"
+        )

@@ -1,0 +1,195 @@
+"""Pairs from the processed layout, which every RGB-D preprocessor of the project writes.
+
+``ROOT/all_metadata.npz`` holds ``scenes`` (S names), ``images`` (N basenames), ``sceneids`` (N,),
+``intrinsics`` (N, 3, 3), ``trajectories`` (N, 4, 4) camera-to-world and ``pairs`` (P, 2 or more:
+image indices first); images are ``ROOT/<scene>/images/<basename>.jpg``, depths
+``ROOT/<scene>/depth/<basename>.png`` (16 bits, millimetres, 0 = none). ScanNet++ itself: Yeshwanth
+et al., ICCV 2023.
+"""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from dust3r.datasets.base import BaseStereoViewDataset, RawView
+from dust3r.datasets.cropping import Size
+from dust3r.datasets.resolution import Resolution
+from dust3r.datasets.transforms import Transform
+from dust3r.utils.image import ImgNorm
+from dust3r.utils.spec import DATASETS
+
+METADATA = "all_metadata.npz"
+
+_HELD_OUT = 0.1
+_KEYS = ("scenes", "sceneids", "images", "intrinsics", "trajectories", "pairs")
+
+
+@DATASETS.register()
+class ScanNetpp(BaseStereoViewDataset):
+    """Pairs of a processed data set, split 90/10 into training and held-out ones.
+
+    The split is by scene and by a hash of the scene's name, so that adding scenes leaves the
+    others where they are; of two scenes or more at least one is on either side. With a single
+    scene the last tenth of its frames is held out, and pairs across the border are left out.
+
+    Args:
+        split: 'train' or the held-out 'val' and 'test', which are the same pairs; 'all' for a
+            recording that is held out as a whole.
+        ROOT: folder of the processed data set.
+        resolution, transform, aug_crop, seed: see ``BaseStereoViewDataset``.
+
+    Raises:
+        FileNotFoundError: ``ROOT`` or its metadata is not there.
+        ValueError: the metadata is damaged, incomplete or inconsistent, or the split has no pair.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        ROOT: str | Path,
+        resolution: Resolution,
+        transform: Transform | type[Transform] = ImgNorm,
+        aug_crop: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(split, resolution, transform, aug_crop, seed)
+        self.root = Path(ROOT)
+        metadata = _read_metadata(self.root)
+        self.scenes = metadata["scenes"]
+        self.sceneids = metadata["sceneids"]
+        self.images = metadata["images"]
+        self.intrinsics = metadata["intrinsics"].astype(np.float32)
+        self.trajectories = metadata["trajectories"].astype(np.float32)
+        self.pairs = self._pairs_of_split(metadata["pairs"])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _get_paths(self, idx: int) -> list[Path]:
+        return [self._path(image, "images", ".jpg") for image in self.pairs[idx]]
+
+    def _get_views(self, idx: int, resolution: Size, rng: np.random.Generator) -> list[RawView]:
+        return [self._view(idx, image) for image in self.pairs[idx]]
+
+    def _view(self, idx: int, image: int) -> RawView:
+        image_path = self._path(image, "images", ".jpg")
+        return RawView(
+            image=self.read_image(image_path, idx),
+            depthmap=self.read_depth(self._path(image, "depth", ".png"), idx),
+            camera_pose=self.trajectories[image],
+            camera_intrinsics=self.intrinsics[image],
+            dataset=self.root.name,
+            label=f"{self.scenes[self.sceneids[image]]}/{self.images[image]}",
+            instance=str(image_path),
+        )
+
+    def _path(self, image: int, kind: str, suffix: str) -> Path:
+        scene = self.scenes[self.sceneids[image]]
+        return self.root / str(scene) / kind / f"{self.images[image]}{suffix}"
+
+    def _pairs_of_split(self, pairs: np.ndarray) -> np.ndarray:
+        if self.split == "all":
+            chosen, where = pairs, "pairs"
+        else:
+            held_out = _held_out_images(self.scenes, self.sceneids)
+            wanted = held_out if self.split != "train" else ~held_out
+            chosen = pairs[wanted[pairs].all(1)]
+            where = f"pairs within the {wanted.sum()} images of this split"
+        if len(chosen) == 0:
+            raise ValueError(
+                f"{self.root / METADATA} has no {where}: its {len(pairs)} pairs over "
+                f"{len(self.images)} images and {len(self.scenes)} scenes leave nothing for "
+                f"split={self.split!r}; preprocess more frames or scenes, or choose pairs with "
+                "less overlap"
+            )
+        return chosen
+
+
+def _held_out_images(scenes: np.ndarray, sceneids: np.ndarray) -> np.ndarray:
+    """Mask (N,) of the images that are not to be trained on."""
+    num_images = len(sceneids)
+    if len(scenes) == 1:
+        return np.arange(num_images) >= num_images - np.ceil(_HELD_OUT * num_images)
+    place = np.array([_hash_fraction(str(scene)) for scene in scenes])
+    held_out = place < max(_HELD_OUT, np.nextafter(place.min(), 1))
+    if held_out.all():
+        held_out[place.argmax()] = False
+    return held_out[sceneids]
+
+
+def _hash_fraction(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") / 2**56
+
+
+def _read_metadata(root: Path) -> dict[str, np.ndarray]:
+    path = root / METADATA
+    if not root.is_dir():
+        raise FileNotFoundError(f"ROOT={str(root)!r} is not a folder; give a processed data set")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{root} has no {METADATA}; it is written by datasets_preprocess, from raw recordings "
+            "by preprocess_rgbd.py"
+        )
+    metadata = _load_arrays(path)
+    metadata["sceneids"] = metadata["sceneids"].astype(int)
+    pairs = metadata["pairs"]
+    if pairs.ndim != 2 or pairs.shape[1] < 2:
+        raise ValueError(f"{path}: 'pairs' must have shape (P, 2 or more), got {pairs.shape}")
+    metadata["pairs"] = pairs[:, :2].astype(int)
+    _check_consistent(path, metadata)
+    return metadata
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged or no .npz file; preprocess the data again")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in _KEYS if key not in archive.files]
+            if missing:
+                found = ", ".join(archive.files) or "nothing"
+                raise ValueError(
+                    f"{path} lacks {', '.join(missing)}; it has {found}; preprocess the data again"
+                )
+            return {key: _load_array(archive, key, path) for key in _KEYS}
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); preprocess the data again") from error
+
+
+def _load_array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
+    try:
+        return archive[key]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise ValueError(f"{path}: {key!r} is damaged ({error})") from error
+        raise ValueError(
+            f"{path}: {key!r} holds Python objects, which are not read because a pickle can run "
+            f"code ({error}). If you trust the file, save it again with plain arrays: "
+            "data = dict(np.load(path, allow_pickle=True)); "
+            "np.savez(path, **{key: np.array(value.tolist()) for key, value in data.items()})"
+        ) from error
+
+
+def _check_consistent(path: Path, metadata: dict[str, np.ndarray]) -> None:
+    num_images, num_scenes = len(metadata["images"]), len(metadata["scenes"])
+    expected = {
+        "sceneids": (num_images,),
+        "intrinsics": (num_images, 3, 3),
+        "trajectories": (num_images, 4, 4),
+    }
+    for key, shape in expected.items():
+        if metadata[key].shape != shape:
+            raise ValueError(
+                f"{path}: {key!r} has shape {metadata[key].shape}, but {num_images} images need "
+                f"{shape}"
+            )
+    for key, bound, things in (("sceneids", num_scenes, "scenes"), ("pairs", num_images, "images")):
+        outside = np.argwhere((metadata[key] < 0) | (metadata[key] >= bound))
+        if len(outside):
+            row = int(outside[0, 0])
+            raise ValueError(
+                f"{path}: row {row} of {key!r} is {metadata[key][row].tolist()}, out of range for "
+                f"{bound} {things}"
+            )

@@ -1,0 +1,146 @@
+"""The arguments of ``train.py``; names and defaults are those that people know."""
+
+import argparse
+
+# A line of usage for each group; details stand in docs/training.md.
+EPILOG = "Specification strings are explained in README.md, stages and losses in docs/training.md."
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train a pairwise pointmap model, with or without depth uncertainty.",
+        epilog=EPILOG,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _what(parser.add_argument_group("model, data and losses"))
+    _uncertainty(parser.add_argument_group("uncertainty"))
+    _optimisation(parser.add_argument_group("optimisation"))
+    _running(parser.add_argument_group("running, checkpoints and logs"))
+    return parser
+
+
+def _what(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model",
+        default="AsymmetricCroCo3DStereo(patch_embed_cls='ManyAR_PatchEmbed')",
+        help="specification of the model",
+    )
+    group.add_argument(
+        "--pretrained", default=None, help="checkpoint file or hub name to start from"
+    )
+    group.add_argument(
+        "--train_criterion",
+        default="ConfLoss(Regr3D(L21, norm_mode='avg_dis'), alpha=0.2)",
+        help="specification of the loss",
+    )
+    group.add_argument(
+        "--test_criterion", default=None, help="the same for the test set; that of training if none"
+    )
+    group.add_argument("--train_dataset", required=True, help="specification of the training set")
+    group.add_argument(
+        "--test_dataset", default="[None]", help="specification of the test set; '[None]' for none"
+    )
+    group.add_argument(
+        "--skip_bad_samples",
+        action="store_true",
+        help="replace samples whose files cannot be read by the next one, and count them",
+    )
+
+
+def _uncertainty(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--uq_mode", default=None, help="geom, feat, or none")
+    group.add_argument("--phase", type=int, default=None, help="1 or 2, of --uq_mode feat")
+    group.add_argument("--lambda_uq", type=float, default=1.0, help="weight of GeoUQ's loss")
+    group.add_argument(
+        "--lambda_evi", type=float, default=1e-3, help="weight of the evidence penalty in a loss"
+    )
+    group.add_argument(
+        "--lambda_evi_feat", type=float, default=0.1, help="weight of FeatUQ's loss (phase 2)"
+    )
+    group.add_argument(
+        "--lambda_mean_gt", type=float, default=1.0, help="FeatUQ's mean against the depth"
+    )
+    group.add_argument(
+        "--lambda_mean_distill", type=float, default=0.1, help="FeatUQ's mean against GeoUQ's"
+    )
+    group.add_argument(
+        "--lambda_var_distill",
+        type=float,
+        default=0.1,
+        help="FeatUQ's variance against GeoUQ's (phase 2)",
+    )
+    group.add_argument(
+        "--var_distill",
+        choices=("linear", "log"),
+        default="linear",
+        help="compare variances (as published) or their logarithms",
+    )
+    group.add_argument(
+        "--freeze_geom_for_uq",
+        action="store_true",
+        help="with --uq_mode geom: train the evidential head alone",
+    )
+
+
+def _optimisation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--seed", type=int, default=0, help="of weights, sample order, crops")
+    group.add_argument("--batch_size", type=_positive, default=64, help="pairs per process")
+    group.add_argument(
+        "--accum_iter", type=_positive, default=1, help="batches whose gradients make one update"
+    )
+    group.add_argument("--epochs", type=_positive, default=800, help="passes over the training set")
+    group.add_argument(
+        "--max_steps", type=_positive, default=None, help="stop after so many batches in all"
+    )
+    group.add_argument("--weight_decay", type=float, default=0.05, help="none on vectors")
+    group.add_argument("--lr", type=float, default=None, help="peak learning rate; if none:")
+    group.add_argument(
+        "--blr", type=float, default=1.5e-4, help="rate of 256 pairs; lr = blr x pairs / 256"
+    )
+    group.add_argument("--min_lr", type=float, default=0.0, help="learning rate at the end")
+    group.add_argument("--warmup_epochs", type=float, default=40, help="of linear warm-up")
+    group.add_argument(
+        "--grad_clip", type=float, default=None, help="largest norm of the gradients"
+    )
+    group.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="of matrix products"
+    )
+    group.add_argument(
+        "--amp", type=int, choices=(0, 1), default=0, help="fp16 with loss scaling on CUDA"
+    )
+    group.add_argument("--compile", action="store_true", help="run the model by torch.compile")
+    group.add_argument(
+        "--disable_cudnn_benchmark", action="store_true", help="do not search convolution kernels"
+    )
+
+
+def _running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--num_workers", type=int, default=8, help="loading processes, per process")
+    group.add_argument("--output_dir", default="./output", help="where checkpoints and logs go")
+    group.add_argument("--eval_freq", type=_positive, default=1, help="epochs between tests")
+    group.add_argument(
+        "--save_freq", type=_positive, default=1, help="epochs between checkpoint-last.pth"
+    )
+    group.add_argument(
+        "--keep_freq", type=int, default=20, help="epochs between checkpoint-<epoch>.pth; 0: none"
+    )
+    group.add_argument(
+        "--save_steps", type=int, default=0, help="batches between checkpoint-step-<N>.pth; 0: none"
+    )
+    group.add_argument(
+        "--print_freq", type=_positive, default=20, help="batches between points in TensorBoard"
+    )
+    group.add_argument(
+        "--stop_after_nan",
+        type=_positive,
+        default=20,
+        help="stop after so many updates in a row whose loss was not finite",
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value

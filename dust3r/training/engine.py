@@ -1,0 +1,241 @@
+"""One epoch of training, one pass over a test set, and what both are made of."""
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dust3r.criterion import Criterion
+from dust3r.datasets.loader import StereoLoader
+from dust3r.training.distributed import World, without_sync
+from dust3r.training.logging import Meters, Recorder, progress_bar, to_floats
+from dust3r.training.schedule import Schedule
+from dust3r.training.stages import StageRun
+from dust3r.utils.device import view_to_device
+from dust3r.utils.view import check_view, symmetrise
+
+log = logging.getLogger(__name__)
+
+
+class TrainingStopped(RuntimeError):
+    """The run cannot go on: the message says why."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a step is taken.
+
+    Attributes:
+        accum_iter: batches whose gradients are added up for one update.
+        grad_clip: largest norm of the gradients; None for no limit.
+        stop_after_nan: updates in a row that may be skipped for a loss that is not finite.
+        autocast: the type matrix products run in; None for that of the weights.
+        print_freq: batches between two entries in TensorBoard.
+        save_steps: batches between two kept checkpoints; 0 for none.
+        max_steps: batches of the whole run; None for those of all epochs.
+    """
+
+    accum_iter: int = 1
+    grad_clip: float | None = None
+    stop_after_nan: int = 20
+    autocast: torch.dtype | None = None
+    print_freq: int = 20
+    save_steps: int = 0
+    max_steps: int | None = None
+
+
+@dataclass
+class Progress:
+    """How far a run is; kept in its checkpoints.
+
+    Attributes:
+        epoch: epochs completed.
+        epoch_step: batches of the present epoch completed.
+        step: batches completed over all.
+        best_so_far: lowest loss of a completed epoch.
+        meters: sums of the present epoch.
+    """
+
+    epoch: int = 0
+    epoch_step: int = 0
+    step: int = 0
+    best_so_far: float = math.inf
+    meters: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def advance(self) -> None:
+        self.epoch_step += 1
+        self.step += 1
+
+    def end_epoch(self) -> None:
+        self.epoch += 1
+        self.epoch_step = 0
+        self.meters = {}
+
+
+class StopRequest:
+    """Set by SIGTERM, as sent by Slurm and Kubernetes before they kill; read between steps."""
+
+    def __init__(self) -> None:
+        self.received = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, signum: int, frame: Any) -> None:
+        self.received = True
+
+
+@dataclass
+class Run:
+    """The parts of a training run."""
+
+    model: nn.Module
+    stage: StageRun
+    loader: StereoLoader
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    schedule: Schedule
+    world: World
+    recorder: Recorder
+    settings: Settings
+    progress: Progress
+    stop: StopRequest
+
+
+def train_one_epoch(run: Run, save_step: Callable[[], None]) -> bool:
+    """Train on the rest of the present epoch; True when it is complete, False when stopped.
+
+    Raises:
+        TrainingStopped: too many losses in a row were not finite.
+    """
+    progress, settings = run.progress, run.settings
+    run.loader.set_epoch(progress.epoch, progress.epoch_step)
+    run.stage.train_mode(run.model)
+    meters = Meters(progress.meters)
+    bar = progress_bar(
+        run.loader, len(run.loader), progress.epoch_step, f"epoch {progress.epoch}", run.world
+    )
+    losses, files, skipped_in_row, started = [], [], 0, time.perf_counter()
+    for views in bar:
+        rate = run.schedule.learning_rate(progress.step)
+        progress.advance()
+        updates = (
+            progress.epoch_step % settings.accum_iter == 0
+            or progress.epoch_step == len(run.loader)
+            or progress.step == settings.max_steps
+        )
+        with without_sync(run.model, active=not updates):
+            views, predictions, loss, details = forward(run, symmetrise(*views))
+            run.scaler.scale(loss / settings.accum_iter).backward()
+        losses.append(loss.detach())
+        files += zip(views[0]["instance"][::2], views[1]["instance"][::2], strict=True)
+        if progress.epoch_step == 1:
+            run.recorder.panels(views, predictions, progress.step, "train")
+        if not updates:
+            continue
+
+        healthy, stop = update(run, losses, rate)
+        skipped_in_row = 0 if healthy else skipped_in_row + 1
+        if healthy:
+            values = to_floats({"loss": torch.stack(losses).mean(), **details})
+            meters.update(values, weight=len(losses))
+            bar.set_postfix_str(f"loss {values['loss']:.4g} lr {rate:.2g}", refresh=False)
+            if progress.step % settings.print_freq < settings.accum_iter:
+                pairs = len(files) * run.world.size / (time.perf_counter() - started)
+                speed = {
+                    "lr": rate,
+                    "pairs_per_second": pairs,
+                    "memory_mb": run.recorder.memory_mb(),
+                }
+                run.recorder.scalars(values | speed, progress.step, "train")
+        else:
+            report_not_finite(losses, files, run.world)
+            meters.update({"skipped_updates": 1.0})
+        if skipped_in_row >= settings.stop_after_nan:
+            raise TrainingStopped(
+                f"the loss was not finite in {skipped_in_row} updates in a row (--stop_after_nan); "
+                "the last good checkpoint is kept. Look at the files named above, lower --lr or "
+                "--blr, or set --grad_clip"
+            )
+        losses, files, started = [], [], time.perf_counter()
+        progress.meters = dict(meters.sums)
+        if settings.save_steps and progress.step % settings.save_steps < settings.accum_iter:
+            save_step()
+        if stop or progress.step == settings.max_steps:
+            break
+    return progress.epoch_step == len(run.loader)
+
+
+@torch.no_grad()
+def evaluate(run: Run, loader: StereoLoader, criterion: Criterion, name: str) -> dict[str, float]:
+    """Mean loss and terms over a test set, and panels of its first batch.
+
+    Stopped by SIGTERM it returns nothing, and a resumed run evaluates again.
+    """
+    run.model.eval()
+    loader.set_epoch(0)
+    meters = Meters()
+    for number, views in enumerate(progress_bar(loader, len(loader), 0, f"test {name}", run.world)):
+        views, predictions, loss, details = forward(run, views, criterion)
+        meters.update(to_floats({"loss": loss, **details}), weight=len(views[0]["img"]))
+        if number == 0:
+            run.recorder.panels(views, predictions, run.progress.step, f"test {name}")
+        if run.world.any(run.stop.received)[0]:
+            return {}
+    return meters.means(run.world)
+
+
+def forward(
+    run: Run,
+    views: tuple[dict[str, Any], dict[str, Any]],
+    criterion: Criterion | None = None,
+) -> tuple[tuple, tuple, Tensor, dict[str, Tensor]]:
+    """Views on the device, predictions, loss and its terms of a batch."""
+    for view in views:
+        check_view(view)
+    device = run.world.device
+    views = tuple(view_to_device(view, device) for view in views)
+    autocast = run.settings.autocast
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        predictions = run.model(*views)
+    loss, details = run.stage.loss(views, predictions, criterion)
+    return views, predictions, loss, details
+
+
+def update(run: Run, losses: list[Tensor], rate: float) -> tuple[bool, bool]:
+    """One step of the optimiser, if loss and gradients are finite on every process.
+
+    Returns:
+        whether it was taken, and whether the run was asked to stop; the same on all processes.
+    """
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    trained = [p for group in run.optimizer.param_groups for p in group["params"]]
+    run.scaler.unscale_(run.optimizer)
+    norm = nn.utils.clip_grad_norm_(trained, run.settings.grad_clip or math.inf)
+    # In fp16 gradients overflow now and then, and the scaler skips these steps by itself.
+    checked = torch.stack(losses).sum() + (0 if run.scaler.is_enabled() else norm)
+    bad, stop = run.world.any(not math.isfinite(checked.item()), run.stop.received)
+    if not bad:
+        run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    return not bad, stop
+
+
+def report_not_finite(losses: list[Tensor], files: list[tuple[str, str]], world: World) -> None:
+    values = ", ".join(f"{loss.item():g}" for loss in losses)
+    names = "\n".join(f"  {first} with {second}" for first, second in files)
+    log.warning(
+        "rank %d: update skipped, the loss (%s) or its gradient is not finite here or on another "
+        "process; the batch was\n%s",
+        world.rank,
+        values,
+        names,
+    )

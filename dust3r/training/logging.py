@@ -1,0 +1,125 @@
+"""What a run tells: averages, ``log.txt``, TensorBoard, progress bars."""
+
+import json
+import logging
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dust3r.training.distributed import World
+from dust3r.utils.panels import depth_figure
+
+PANEL_SAMPLES = 2
+
+
+class Meters:
+    """Running means by name, of any number of processes."""
+
+    def __init__(self, sums: Mapping[str, tuple[float, float]] | None = None):
+        self.sums = {name: tuple(pair) for name, pair in (sums or {}).items()}
+
+    def update(self, values: Mapping[str, float], weight: float = 1.0) -> None:
+        for name, value in values.items():
+            total, count = self.sums.get(name, (0.0, 0.0))
+            self.sums[name] = (total + weight * value, count + weight)
+
+    def means(self, world: World) -> dict[str, float]:
+        """Means over all processes, which must hold the same names."""
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        sums = world.sum(torch.tensor([self.sums[n] for n in names], dtype=torch.float64))
+        return {n: (t / c) for n, (t, c) in zip(names, sums.tolist(), strict=True)}
+
+
+def to_floats(details: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """0-d tensors to numbers, waiting for the device once."""
+    values = torch.stack([torch.as_tensor(v).detach().float().cpu() for v in details.values()])
+    return dict(zip(details, values.tolist(), strict=True))
+
+
+class Recorder:
+    """``log.txt`` and TensorBoard of a run; silent but on the main process."""
+
+    def __init__(self, output_dir: Path, world: World):
+        self.is_main = world.is_main
+        self.device = world.device
+        self.log_file = output_dir / "log.txt"
+        self._board = None
+        if self.is_main:
+            # Slow to import, and of no use to the other processes.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(output_dir / "tensorboard")
+
+    def scalars(self, values: Mapping[str, float], step: int, group: str) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{group}/{name}", value, step)
+
+    def panels(
+        self,
+        views: tuple[dict[str, Any], dict[str, Any]],
+        predictions: tuple[dict[str, Tensor], dict[str, Tensor]],
+        step: int,
+        group: str,
+    ) -> None:
+        """rgb, depth, mean, standard deviation and error of the first samples of a batch."""
+        if self._board is None:
+            return
+        pose1 = views[0]["camera_pose"]
+        for index in range(min(PANEL_SAMPLES, len(views[0]["img"]))):
+            for number, (view, prediction) in enumerate(zip(views, predictions, strict=True), 1):
+                figure = depth_figure(view, prediction, index, view["label"][index], pose1)
+                self._board.add_figure(f"{group}/sample {index} view {number}", figure, step)
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Add one JSON object to ``log.txt``, in place of an earlier one of the same epoch."""
+        if not self.is_main:
+            return
+        lines = self.log_file.read_text().splitlines() if self.log_file.is_file() else []
+        # A killed run may have logged an epoch that it did not get to save.
+        kept = [line for line in lines if json.loads(line)["epoch"] < entry["epoch"]]
+        self.log_file.write_text("\n".join([*kept, json.dumps(entry)]) + "\n")
+        self._board.flush()
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def memory_mb(self) -> float:
+        """Peak memory of this process so far: of the GPU where there is one, else resident."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def progress_bar(items: Iterable[Any], total: int, start: int, title: str, world: World) -> tqdm:
+    """``items`` with a bar on the main process, which begins at ``start`` of ``total``."""
+    return tqdm(
+        items,
+        desc=title,
+        total=total,
+        initial=start,
+        disable=not world.is_main,
+        dynamic_ncols=True,
+        mininterval=1.0 if sys.stderr.isatty() else 30.0,
+    )
+
+
+def set_up_messages(world: World) -> None:
+    """Messages of the main process in full, warnings alone of the others."""
+    prefix = "" if world.size == 1 else f"[rank {world.rank}] "
+    logging.basicConfig(
+        level=logging.INFO if world.is_main else logging.WARNING,
+        format=f"%(asctime)s {prefix}%(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )

@@ -1,0 +1,53 @@
+"""The learning rate of every step, and the groups of parameters it applies to."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+REFERENCE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then half a cosine from ``peak`` to ``floor`` (Loshchilov and Hutter, 2017).
+
+    Attributes:
+        peak, floor: learning rates.
+        warmup_steps, total_steps: in batches.
+    """
+
+    peak: float
+    floor: float
+    warmup_steps: int
+    total_steps: int
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of batch number ``step``, counted from 0 over the whole run."""
+        if step < self.warmup_steps:
+            return self.peak * step / self.warmup_steps
+        span = max(1, self.total_steps - self.warmup_steps)
+        progress = min(1.0, (step - self.warmup_steps) / span)
+        return self.floor + (self.peak - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def absolute_rate(base_rate: float, effective_batch: int) -> float:
+    """Learning rate of a batch, from that of a batch of 256 (Goyal et al., 2017)."""
+    return base_rate * effective_batch / REFERENCE_BATCH
+
+
+def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what trains; vectors (norms, biases) do not decay.
+
+    Raises:
+        ValueError: nothing in the model trains.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("nothing in the model trains: see --freeze, --uq_mode and --phase")
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.95))

@@ -1,0 +1,1 @@
+"""Depth uncertainty: distributions, training terms and metrics."""

@@ -1,0 +1,290 @@
+"""Pictures of predicted depth and its uncertainty beside the truth."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dust3r.uncertainty.estimates import (
+    POINTMAP,
+    DepthEstimate,
+    inverse_confidence,
+    pointmap_depth,
+    uncertainty_heads,
+)
+from dust3r.utils.plots import (
+    Block,
+    Chart,
+    Colours,
+    Map,
+    scatter_sigma_error,
+    sheet,
+    sparsification_plot,
+)
+
+PANEL_INCHES = 2.2
+CHART_INCHES = (4.2, 3.4)
+
+
+@dataclass(frozen=True)
+class HeadMaps:
+    """One head's depth of one image: (H, W) arrays as seen upright, NaN where not finite.
+
+    ``error`` is absolute, NaN where there is no truth. ``uncertainty`` is a standard deviation in
+    metres where ``is_deviation``, else 1 / confidence; None where the model has neither.
+    """
+
+    name: str
+    mean: np.ndarray
+    error: np.ndarray
+    uncertainty: np.ndarray | None
+    is_deviation: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, upright: ``image`` (H, W, 3) in [0, 1], true ``depth`` (H, W), NaN where none.
+
+    ``doubt`` (H, W) is 1 / confidence, or None. There is one head or more.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    doubt: np.ndarray | None
+    heads: tuple[HeadMaps, ...]
+
+
+def take_sample(
+    view: Mapping[str, Any],
+    prediction: Mapping[str, Tensor],
+    index: int = 0,
+    other_pose: Tensor | None = None,
+) -> Sample:
+    """What there is to see of sample ``index`` of a batched view and its prediction (DESIGN 2).
+
+    The uncertainty heads where there are any, else the pointmap, scaled to the ground truth.
+
+    Args:
+        view: with ground truth, on any device, in any floating-point type.
+        prediction: of the same view.
+        other_pose: camera 1's poses (B, 4, 4); needed for view 2 of models without such heads.
+
+    Raises:
+        ValueError: ``other_pose`` is needed, or the prediction holds no depth.
+    """
+    view, prediction = _only(view, index), _only(prediction, index)
+    other_pose = None if other_pose is None else other_pose[index : index + 1]
+    estimates = uncertainty_heads(prediction) or [pointmap_depth(view, prediction, other_pose)]
+    height, width = (int(side) for side in view["true_shape"][0])
+    transposed = (height, width) != tuple(view["depthmap"].shape[1:])
+
+    def upright(batch: Tensor) -> np.ndarray:
+        array = batch[0].detach().float().cpu().numpy()
+        return array.swapaxes(0, 1) if transposed else array
+
+    def finite(batch: Tensor) -> np.ndarray:
+        array = upright(batch)
+        return np.where(np.isfinite(array), array, np.nan)
+
+    def maps(estimate: DepthEstimate) -> HeadMaps:
+        mean, uncertainty = finite(estimate.mean), estimate.uncertainty
+        return HeadMaps(
+            estimate.name,
+            mean,
+            np.abs(mean - depth),
+            None if uncertainty is None else finite(uncertainty),
+            estimate.distribution is not None,
+        )
+
+    doubt = inverse_confidence(prediction)
+    depth = np.where(upright(view["valid_mask"]) > 0, finite(view["depthmap"]), np.nan)
+    return Sample(
+        image=(upright(view["img"].permute(0, 2, 3, 1)) / 2 + 0.5).clip(0, 1),
+        depth=depth,
+        doubt=None if doubt is None else finite(doubt),
+        heads=tuple(maps(estimate) for estimate in estimates),
+    )
+
+
+def depth_figure(
+    view: Mapping[str, Any],
+    prediction: Mapping[str, Tensor],
+    index: int = 0,
+    title: str = "",
+    other_pose: Tensor | None = None,
+) -> Figure:
+    """Image, true depth, and each head's mean, standard deviation and absolute error.
+
+    Arguments and errors are those of ``take_sample``. Colours mean the same in all heads' panels,
+    and bars tell them in metres; what has no truth, or is not finite, is grey.
+    """
+    sample = take_sample(view, prediction, index, other_pose)
+    drawn = _Drawn(sample, _Ranges.over([sample]))
+    heads = [drawn.head(head) for head in sample.heads]
+    if len(heads) == 1:
+        rows = [[drawn.image(), drawn.truth(), *heads[0]]]
+    else:
+        rows = [[drawn.image(), *heads[0]], [drawn.truth(), *heads[1]]]
+    return sheet([Block(rows, _panel_size(sample))], title)
+
+
+def pair_figure(samples: Sequence[Sample], headings: Sequence[str], title: str = "") -> Figure:
+    """All there is to see of some views, a block of panels each, with one range of colours for all.
+
+    As ``depth_figure``, with each head's scatter of errors over uncertainties. Where there are two
+    heads, a third row shows 1 / confidence; the second head's mean less the first's, the ratio of
+    their standard deviations, the difference of their errors; and their sparsification curves.
+    """
+    ranges = _Ranges.over(samples)
+    blocks = []
+    for sample, heading in zip(samples, headings, strict=True):
+        drawn = _Drawn(sample, ranges)
+        heads = [[*drawn.head(head), *drawn.scatter(head)] for head in sample.heads]
+        if len(heads) == 1:
+            rows = [[drawn.image(), drawn.truth(), *heads[0]]]
+        else:
+            rows = [
+                [drawn.image(), *heads[0]],
+                [drawn.truth(), *heads[1]],
+                [drawn.doubt(), *drawn.differences(), drawn.sparsification()],
+            ]
+        blocks.append(Block(rows, _panel_size(sample), heading))
+    return sheet(blocks, title)
+
+
+def summary_figure(
+    errors: Mapping[str, np.ndarray],
+    deviations: Mapping[str, np.ndarray],
+    doubt: np.ndarray | None,
+    title: str = "",
+) -> Figure:
+    """Sparsification curves and errors over uncertainties of many pixels, a column for each head.
+
+    Args:
+        errors: head -> absolute errors (N,) in metres.
+        deviations: head -> standard deviations (N,) in metres, of those that have them.
+        doubt: 1 / confidence (N,), or None.
+    """
+    curves, scatters = [], []
+    for name, error in errors.items():
+        own = deviations.get(name)
+        draw = partial(
+            sparsification_plot, errors={name: error}, uncertainties={name: own}, doubt=doubt
+        )
+        curves.append(Chart(f"{name}: sparsification", draw))
+        if own is not None:
+            scatters.append(_scatter(name, own, error, is_deviation=True))
+        elif doubt is not None:
+            scatters.append(_scatter(name, doubt, error, is_deviation=False))
+    return sheet([Block([curves, scatters], CHART_INCHES)], title)
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """Colours that all panels of a figure share."""
+
+    depth: Colours
+    uncertainty: Colours
+    error: Colours
+    doubt: Colours
+
+    @classmethod
+    def over(cls, samples: Sequence[Sample]) -> "_Ranges":
+        heads = [head for sample in samples for head in sample.heads]
+        # The truth alone where there is some, so that one wild prediction hides nothing.
+        truth = [sample.depth for sample in samples if np.isfinite(sample.depth).any()]
+        return cls(
+            depth=Colours.linear(truth or [head.mean for head in heads]),
+            uncertainty=Colours.logarithmic(
+                [head.uncertainty for head in heads if head.uncertainty is not None]
+            ),
+            error=Colours.from_zero([head.error for head in heads]),
+            doubt=Colours.logarithmic([s.doubt for s in samples if s.doubt is not None]),
+        )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The panels of one sample."""
+
+    sample: Sample
+    ranges: _Ranges
+
+    def image(self) -> Map:
+        return Map("image", self.sample.image)
+
+    def truth(self) -> Map:
+        return Map("true depth (m)", self.sample.depth, self.ranges.depth)
+
+    def doubt(self) -> Map:
+        return _map_or_blank("1 / confidence", self.sample, self.sample.doubt, self.ranges.doubt)
+
+    def head(self, head: HeadMaps) -> list[Map]:
+        title = f"{head.name} standard deviation (m)" if head.is_deviation else "1 / confidence"
+        mean = "pointmap depth, scaled (m)" if head.name == POINTMAP else f"{head.name} mean (m)"
+        return [
+            Map(mean, head.mean, self.ranges.depth),
+            _map_or_blank(title, self.sample, head.uncertainty, self.ranges.uncertainty),
+            Map(f"{head.name} absolute error (m)", head.error, self.ranges.error),
+        ]
+
+    def scatter(self, head: HeadMaps) -> list[Chart]:
+        if head.uncertainty is None:
+            return []
+        return [_scatter(head.name, head.uncertainty, head.error, head.is_deviation)]
+
+    def differences(self) -> list[Map]:
+        first, second = self.sample.heads
+        mean = second.mean - first.mean
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.log2(second.uncertainty / first.uncertainty)
+        error = second.error - first.error
+        less = f"{second.name} \N{MINUS SIGN} {first.name}"
+        return [
+            Map(f"{less}: mean (m)", mean, Colours.signed([mean])),
+            Map(f"log2 of sigma {second.name} / {first.name}", ratio, Colours.signed([ratio])),
+            Map(f"{less}: error (m)", error, Colours.signed([error])),
+        ]
+
+    def sparsification(self) -> Chart:
+        known = np.isfinite(self.sample.depth)
+        doubt = self.sample.doubt
+        draw = partial(
+            sparsification_plot,
+            errors={head.name: head.error[known] for head in self.sample.heads},
+            uncertainties={head.name: head.uncertainty[known] for head in self.sample.heads},
+            doubt=None if doubt is None else doubt[known],
+        )
+        return Chart("sparsification", draw)
+
+
+def _scatter(name: str, uncertainty: np.ndarray, error: np.ndarray, is_deviation: bool) -> Chart:
+    against = "sigma" if is_deviation else "1/confidence"
+    draw = partial(
+        scatter_sigma_error, uncertainty=uncertainty, error=error, is_deviation=is_deviation
+    )
+    return Chart(f"{name}: error against {against}", draw)
+
+
+def _map_or_blank(title: str, sample: Sample, values: np.ndarray | None, colours: Colours) -> Map:
+    """A grey panel where the model does not tell."""
+    if values is None:
+        return Map(f"no {title}", np.full((*sample.depth.shape, 3), 0.65))
+    return Map(title, values, colours)
+
+
+def _panel_size(sample: Sample) -> tuple[float, float]:
+    """Inches, of one area whatever the shape of the image."""
+    height, width = sample.depth.shape
+    shape = math.sqrt(width / height)
+    return PANEL_INCHES * shape, PANEL_INCHES / shape
+
+
+def _only(batch: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """A batch of sample ``index`` alone; what is no tensor is left out."""
+    return {k: v[index : index + 1] for k, v in batch.items() if isinstance(v, Tensor)}

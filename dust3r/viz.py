@@ -1,0 +1,261 @@
+"""The command line of ``viz_uq.py``: pictures and tables of a checkpoint's depth uncertainty."""
+
+import argparse
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import dust3r.datasets  # noqa: F401  (registers the datasets)
+import dust3r.model  # noqa: F401  (registers the models)
+from dust3r.datasets import get_data_loader
+from dust3r.datasets.combine import StereoDataset
+from dust3r.datasets.loader import StereoLoader
+from dust3r.training import checkpoint
+from dust3r.uncertainty.evaluation import (
+    Baselines,
+    DepthEvaluator,
+    fit_baselines,
+    predict,
+    thinning,
+)
+from dust3r.uncertainty.tables import markdown, summary_line
+from dust3r.utils.device import best_device
+from dust3r.utils.files import atomic_path
+from dust3r.utils.panels import pair_figure, summary_figure, take_sample
+from dust3r.utils.plots import save_png
+from dust3r.utils.spec import DATASETS, MODELS, build
+
+log = logging.getLogger(__name__)
+
+USER_ERRORS = (ValueError, FileNotFoundError, checkpoint.CheckpointError)
+
+_DESCRIPTION = """\
+Depth, standard deviation and error of a checkpoint on a dataset: a PNG for each of some pairs, and
+summary.png, summary.json and summary.md over them, or with --all over all pairs of the dataset.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw and measure as the arguments say; the exit status."""
+    args = make_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        result = run(args)
+    except USER_ERRORS as error:
+        # What a user wrote is mended by the message, not by the stack.
+        log.error("%s", error)
+        log.debug("raised here", exc_info=True)
+        return 2
+    sys.stdout.write(f"{markdown(result)}\n{summary_line(result)}\nin {args.output_dir}\n")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="viz_uq.py",
+        description=_DESCRIPTION,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", help="its specification; by default the one that the checkpoint names")
+    add("--ckpt", required=True, type=Path, help="the checkpoint, .pth or .safetensors")
+    add("--dataset", required=True, help="specification of the dataset")
+    add("--output_dir", required=True, type=Path, help="where the files go")
+    add("--num_samples", type=_count, default=8, help="pairs to draw, chosen at random")
+    add("--all", action="store_true", help="measure on all pairs of the dataset")
+    add("--train_dataset", help="compare with its median depth, and with one variance fitted on it")
+    add("--fit_samples", type=_count, default=100, help="pairs of it to fit on")
+    add("--batch_size", type=_count, default=4, help="pairs at a time")
+    add("--num_workers", type=int, default=2, help="processes that load")
+    add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU where there is one")
+    add("--seed", type=int, default=0, help="of the choice of pairs")
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Write all files; the numbers of summary.json.
+
+    Raises:
+        ValueError, FileNotFoundError: an argument is wrong, a file is missing or unreadable, or
+            the model has nothing that tells its uncertainty.
+        dust3r.training.checkpoint.CheckpointError: the checkpoint cannot be used.
+    """
+    device = _device(args.device)
+    # Specifications first: a typo should not cost the time to read a large checkpoint.
+    dataset = _dataset(args.dataset, "--dataset")
+    train_dataset = _dataset(args.train_dataset, "--train_dataset") if args.train_dataset else None
+    model, spec = load(args.ckpt, args.model, args.seed)
+    baselines = None
+    if train_dataset is not None:
+        loader = _loader(train_dataset, args, args.fit_samples)
+        baselines = fit_baselines(model, loader, device)
+
+    evaluator, samples = draw_samples(
+        model, _loader(dataset, args, args.num_samples), device, args.output_dir, baselines
+    )
+    if args.all:
+        loader = _loader(dataset, args)
+        evaluator = DepthEvaluator(baselines, thinning(loader))
+        for views, predictions in predict(model, loader, device):
+            evaluator.update(views, predictions)
+    result = evaluator.result()
+    told = {"ckpt": str(args.ckpt), "model": spec, "dataset": args.dataset}
+    told |= {"train_dataset": args.train_dataset, "seed": args.seed, "all": args.all}
+    write_summary(args.output_dir, {**told, **result, "samples": samples}, evaluator)
+    return result
+
+
+def load(ckpt: Path, spec: str | None, seed: int = 0) -> tuple[nn.Module, str]:
+    """The model of a checkpoint, for batches in landscape layout, and its specification.
+
+    Args:
+        ckpt: the file.
+        spec: specification to use in place of the checkpoint's own.
+        seed: of weights that the checkpoint does not have; they are warned about.
+
+    Raises:
+        ValueError: neither names a model, or the specification is wrong.
+        FileNotFoundError, dust3r.training.checkpoint.CheckpointError: see ``checkpoint.load_file``
+            and ``checkpoint.load_state_dict``.
+    """
+    loaded = checkpoint.load_file(ckpt)
+    spec = spec or getattr(loaded["args"], "model", None)
+    if not spec:
+        raise ValueError(
+            f"{ckpt} does not say which model its weights belong to; give --model, such as "
+            "\"AsymmetricMASt3R(img_size=(224, 224), head_type='dpt_uq_feat')\""
+        )
+    torch.manual_seed(seed)
+    model = build(spec, MODELS)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"--model {spec!r} describes {model!r}, which is no model")
+    report = checkpoint.load_state_dict(model, loaded["model"])
+    log.info("%s: %s", ckpt, report)
+    if report.missing:
+        log.warning(
+            "What is missing in the checkpoint is random, and so are the depths and uncertainties "
+            "that come from it."
+        )
+    return model, spec
+
+
+def draw_samples(
+    model: nn.Module,
+    loader: StereoLoader,
+    device: torch.device,
+    output_dir: Path,
+    baselines: Baselines | None = None,
+) -> tuple[DepthEvaluator, list[dict[str, Any]]]:
+    """A PNG for each pair of a loader.
+
+    Returns:
+        What was measured on them together, and on each: ``file`` (the PNG's name) and ``images``,
+        the records of ``DepthEvaluator.update``.
+    """
+    evaluator = DepthEvaluator(baselines, thinning(loader))
+    drawn = []
+    for views, predictions in predict(model, loader, device, "pictures"):
+        records = evaluator.update(views, predictions)
+        pose1 = views[0]["camera_pose"]
+        for index, labels in enumerate(zip(*(view["label"] for view in views), strict=True)):
+            of_pair = [record for record in records if record["index"] == index]
+            samples = [
+                take_sample(view, prediction, index, pose1)
+                for view, prediction in zip(views, predictions, strict=True)
+            ]
+            headings = [_heading(number, label, of_pair) for number, label in enumerate(labels, 1)]
+            name = f"{len(drawn):03d}_{file_name('__'.join(labels))}.png"
+            save_png(pair_figure(samples, headings), output_dir / name)
+            drawn.append({"file": name, "images": of_pair})
+    return evaluator, drawn
+
+
+def write_summary(output_dir: Path, summary: dict[str, Any], evaluator: DepthEvaluator) -> None:
+    """``summary.json``, ``summary.md`` and ``summary.png`` in ``output_dir``."""
+    with atomic_path(output_dir / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    with atomic_path(output_dir / "summary.md") as temporary:
+        temporary.write_text(markdown(summary))
+    pixels = evaluator.pooled()
+    errors = {name: pixels.error[name] for name in pixels.deviation} or pixels.error
+    figure = summary_figure(
+        {name: values.numpy() for name, values in errors.items()},
+        {name: values.numpy() for name, values in pixels.deviation.items()},
+        None if pixels.doubt is None else pixels.doubt.numpy(),
+        f"{len(evaluator.records)} images, {len(pixels.depth):,} pixels",
+    )
+    save_png(figure, output_dir / "summary.png")
+
+
+def file_name(label: str, longest: int = 100) -> str:
+    """A label as part of a file's name: letters, digits, dot, dash and underscore alone."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label)[:longest].strip("-.") or "sample"
+
+
+def _heading(number: int, label: str, records: list[dict[str, Any]]) -> str:
+    for record in records:
+        if record["view"] == number:
+            heads = record["heads"].items()
+            numbers = [f"{name} RMSE {head['rmse']:.3g} m{_more(head)}" for name, head in heads]
+            return f"view {number}: {label}    {';  '.join(numbers)}"
+    return f"view {number}: {label}    no pixel with a valid depth"
+
+
+def _more(head: dict[str, float]) -> str:
+    if "ause" in head:
+        return f", NLL {head['nll']:.3g}, AUSE {head['ause']:.3g} m"
+    return f", AUSE of 1/conf {head['ause_conf']:.3g} m" if "ause_conf" in head else ""
+
+
+def _dataset(spec: str, option: str) -> StereoDataset:
+    dataset = build(spec, DATASETS)
+    if not isinstance(dataset, StereoDataset):
+        raise ValueError(f"{option} {spec!r} describes {dataset!r}, which is no dataset")
+    if len(dataset) == 0:
+        raise ValueError(f"{option} {spec!r} is empty: it has no pair")
+    return dataset
+
+
+def _loader(
+    dataset: StereoDataset, args: argparse.Namespace, pairs: int | None = None
+) -> StereoLoader:
+    """All pairs in order, or a random choice of ``pairs`` of them, at most all."""
+    if pairs is not None:
+        dataset = min(pairs, len(dataset)) @ dataset
+    return get_data_loader(
+        dataset,
+        args.batch_size,
+        min(args.num_workers, -(-len(dataset) // args.batch_size)),
+        shuffle=False,
+        drop_last=False,
+        seed=args.seed,
+    )
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        device = best_device()
+        # The metrics count in float64, which MPS does not have.
+        return torch.device("cpu") if device.type == "mps" else device
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"--device {name} cannot be used here ({str(error).splitlines()[0]}); choose cpu, or "
+            "leave it out to take the GPU where there is one"
+        ) from error
+    return device
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
