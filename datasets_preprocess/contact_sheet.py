@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -16,7 +17,8 @@ from dust3r.utils.files import atomic_path
 from dust3r.utils.geometry import depthmap_to_pts3d, geotrf, inv, project
 
 _COLORMAP = "turbo"
-_NO_DEPTH = "0.25"
+_NO_DEPTH = np.uint8(64)
+_NAME = {"fontsize": 7}
 _AGREE = 0.05
 _DPI = 110
 # Lengths on the page, in inches.
@@ -98,7 +100,7 @@ def contact_sheet(
     for number, pair in enumerate(pairs):
         row, column = divmod(number, groups)
         left = _MARGIN + column * (3 * _TILE + 0.3)
-        _draw_pair(page, (left, body + 0.35 + row * pair_height + _LABEL), pair, aspect)
+        _draw_pair(page, (left, body + 0.35 + row * pair_height + _LABEL), pair)
     page.save(path)
 
 
@@ -120,14 +122,20 @@ def carried_over(first: Frame, second: Frame) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Page:
-    """A figure addressed in inches from its top left corner."""
+    """A figure addressed in inches from its top left corner.
+
+    Pictures are pasted into one background image: hundreds of axes would take seconds to draw.
+    """
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width, height), dpi=_DPI)
+        pixels = (round(height * _DPI), round(width * _DPI), 3)
+        self.background = np.full(pixels, 255, np.uint8)
 
     def text(self, left: float, top: float, text: str, **style: object) -> None:
-        self.figure.text(left / self.width, 1 - top / self.height, text, va="top", **style)
+        style = {"va": "top", **style}
+        self.figure.text(left / self.width, 1 - top / self.height, text, **style)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         bottom = self.height - top - height
@@ -135,18 +143,16 @@ class _Page:
             (left / self.width, bottom / self.height, width / self.width, height / self.height)
         )
 
-    def picture(
-        self, corner: tuple[float, float], aspect: float, pixels: np.ndarray, **style: object
-    ) -> Axes:
-        """Show pixels in one tile, undistorted, without ticks or frame."""
-        axes = self.axes(*corner, _TILE - _GAP, (_TILE - _GAP) * aspect)
-        axes.imshow(pixels, **style)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-        return axes
+    def picture(self, left: float, top: float, rgb: np.ndarray) -> None:
+        """Show an image (H, W, 3) uint8 one tile wide."""
+        width = round((_TILE - _GAP) * _DPI)
+        height = round(width * rgb.shape[0] / rgb.shape[1])
+        x, y = round(left * _DPI), round(top * _DPI)
+        tile = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+        self.background[y : y + height, x : x + width] = tile
 
     def save(self, path: str | Path) -> None:
+        self.figure.figimage(self.background, zorder=-1)
         with atomic_path(path) as temporary:
             FigureCanvasAgg(self.figure).print_png(temporary)
 
@@ -155,26 +161,25 @@ def _draw_frame(
     page: _Page, corner: tuple[float, float], frame: Frame, scale: Normalize, aspect: float
 ) -> None:
     left, top = corner
-    colour = page.picture(corner, aspect, _thumbnail(frame.rgb))
-    colour.set_title(frame.name, fontsize=7, pad=2)
-    depth = np.ma.masked_equal(_thumbnail(frame.depth, cv2.INTER_NEAREST), 0)
-    below = (left, top + _TILE * aspect)
-    page.picture(below, aspect, depth, cmap=_COLORMAP, norm=scale).set_facecolor(_NO_DEPTH)
+    page.picture(left, top, frame.rgb)
+    page.text(left + (_TILE - _GAP) / 2, top - 0.03, frame.name, ha="center", va="bottom", **_NAME)
+    colours = colormaps[_COLORMAP](scale(frame.depth), bytes=True)[..., :3]
+    page.picture(
+        left, top + _TILE * aspect, np.where(frame.depth[..., None] > 0, colours, _NO_DEPTH)
+    )
 
 
-def _draw_pair(page: _Page, corner: tuple[float, float], pair: FramePair, aspect: float) -> None:
+def _draw_pair(page: _Page, corner: tuple[float, float], pair: FramePair) -> None:
     pictures = [pair.first.rgb, pair.second.rgb]
     if pair.first.has_camera and pair.second.has_camera:
         colours, seen = carried_over(pair.first, pair.second)
         grey = 50 + 0.45 * pair.first.rgb.mean(axis=2, keepdims=True)
         pictures.append(np.where(seen[..., None], colours, grey).astype(np.uint8))
     left, top = corner
-    tiles = [
-        page.picture((left + place * _TILE, top), aspect, _thumbnail(picture))
-        for place, picture in enumerate(pictures)
-    ]
+    for place, picture in enumerate(pictures):
+        page.picture(left + place * _TILE, top, picture)
     text = f"{pair.first.name} | {pair.second.name} | overlap {pair.overlap:.2f}"
-    tiles[0].set_title(text, fontsize=7, pad=2, loc="left")
+    page.text(left, top - 0.03, text, va="bottom", **_NAME)
 
 
 def _check(path: str | Path, frames: Sequence[Frame], pairs: Sequence[FramePair]) -> None:
@@ -194,9 +199,3 @@ def _depth_range(frames: Sequence[Frame]) -> Normalize:
         return Normalize(0, 1)
     low, high = np.percentile(valid, [1, 99])
     return Normalize(low, max(high, low + 1e-3))
-
-
-def _thumbnail(picture: np.ndarray, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
-    factor = min(1.0, 1.5 * _DPI * _TILE / picture.shape[1])
-    size = (round(picture.shape[1] * factor), round(picture.shape[0] * factor))
-    return cv2.resize(picture, size, interpolation=interpolation)

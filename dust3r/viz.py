@@ -20,11 +20,12 @@ from dust3r.training import checkpoint
 from dust3r.uncertainty.evaluation import (
     Baselines,
     DepthEvaluator,
+    finite,
     fit_baselines,
     predict,
     thinning,
 )
-from dust3r.uncertainty.tables import markdown, summary_line
+from dust3r.uncertainty.tables import markdown, summary_line, uncertainty_or_all
 from dust3r.utils.device import best_device
 from dust3r.utils.files import atomic_path
 from dust3r.utils.panels import pair_figure, summary_figure, take_sample
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 USER_ERRORS = (ValueError, FileNotFoundError, checkpoint.CheckpointError)
 
+_LABEL = 48
 _DESCRIPTION = """\
 Depth, standard deviation and error of a checkpoint on a dataset: a PNG for each of some pairs, and
 summary.png, summary.json and summary.md over them, or with --all over all pairs of the dataset.
@@ -172,6 +174,8 @@ def draw_samples(
             headings = [_heading(number, label, of_pair) for number, label in enumerate(labels, 1)]
             name = f"{len(drawn):03d}_{file_name('__'.join(labels))}.png"
             save_png(pair_figure(samples, headings), output_dir / name)
+            for record in of_pair:
+                del record["index"]
             drawn.append({"file": name, "images": of_pair})
     return evaluator, drawn
 
@@ -179,7 +183,7 @@ def draw_samples(
 def write_summary(output_dir: Path, summary: dict[str, Any], evaluator: DepthEvaluator) -> None:
     """``summary.json``, ``summary.md`` and ``summary.png`` in ``output_dir``."""
     with atomic_path(output_dir / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(finite(summary), indent=1, allow_nan=False) + "\n")
     with atomic_path(output_dir / "summary.md") as temporary:
         temporary.write_text(markdown(summary))
     pixels = evaluator.pooled()
@@ -199,10 +203,14 @@ def file_name(label: str, longest: int = 100) -> str:
 
 
 def _heading(number: int, label: str, records: list[dict[str, Any]]) -> str:
+    # The end of a long label tells more than its beginning.
+    label = label if len(label) <= _LABEL else f"\N{HORIZONTAL ELLIPSIS}{label[1 - _LABEL :]}"
     for record in records:
         if record["view"] == number:
-            heads = record["heads"].items()
-            numbers = [f"{name} RMSE {head['rmse']:.3g} m{_more(head)}" for name, head in heads]
+            heads = uncertainty_or_all(record["heads"])
+            numbers = [
+                f"{name} RMSE {head['rmse']:.3g} m{_more(head)}" for name, head in heads.items()
+            ]
             return f"view {number}: {label}    {';  '.join(numbers)}"
     return f"view {number}: {label}    no pixel with a valid depth"
 

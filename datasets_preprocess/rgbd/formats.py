@@ -163,12 +163,13 @@ def _read_sun3d(
     poses = _sun3d_poses(folder, [number for number, _ in stamps])
     depths = sorted((folder / "depth").glob("*.png"), key=lambda path: _sun3d_stamp(path)[1])
     times = np.array([_sun3d_stamp(path)[1] for path in depths], np.float64)
-    # Streams run at one rate but not in step: the right partner is within one frame's duration.
+    # Streams run at one rate but not in step: the right partner is at most half a frame's duration
+    # away, and a little more where frames jitter.
     streams = (times, np.array([time for _, time in stamps], np.float64))
-    limit = min((np.median(np.diff(stream)) for stream in streams if len(stream) > 1), default=0)
+    frame_time = min((np.median(np.diff(each)) for each in streams if len(each) > 1), default=0)
     for index in range(0, len(images), frame_step):
         gaps = np.abs(times - stamps[index][1])
-        if not len(gaps) or gaps.min() > limit:
+        if not len(gaps) or gaps.min() > 0.6 * frame_time:
             recording.skipped["no depth at that time"] += 1
             continue
         _add(recording, images[index].stem, images[index], depths[gaps.argmin()], poses[index])

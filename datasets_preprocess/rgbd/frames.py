@@ -5,6 +5,7 @@ sensor did not register them, each depth pixel is carried into the colour camera
 the colour is read there, so that depth, its intrinsics and poses stay as measured.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,16 +94,15 @@ def align(
 def limit_size(frame: RgbdFrame, max_side: int | None) -> RgbdFrame:
     """The frame scaled down until its longer side is ``max_side``; never up.
 
-    Colour is averaged, depth picked (a mean over an edge is a depth where nothing is), intrinsics
-    follow with the half-pixel shift that a first pixel centred at (0, 0) needs.
+    Colour is averaged, depth interpolated within surfaces and picked at their edges (a mean over
+    an edge is a depth where nothing is), intrinsics follow with the half-pixel shift that a first
+    pixel centred at (0, 0) needs.
     """
     height, width = frame.depth.shape
     if max_side is None or max(height, width) <= max_side:
         return frame
     rgb, intrinsics = _resized(frame.rgb, frame.intrinsics, max_side / max(height, width))
-    rows = ((np.arange(rgb.shape[0]) + 0.5) * height / rgb.shape[0]).astype(int)
-    columns = ((np.arange(rgb.shape[1]) + 0.5) * width / rgb.shape[1]).astype(int)
-    return RgbdFrame(rgb, frame.depth[np.ix_(rows, columns)], intrinsics)
+    return RgbdFrame(rgb, _smaller_depth(frame.depth, rgb.shape[:2]), intrinsics)
 
 
 def find_color_camera(recording: Recording, unit: float) -> tuple[ColorCamera | None, str]:
@@ -129,30 +129,27 @@ def edge_agreement(recording: Recording, unit: float, camera: ColorCamera | None
     """How well depth edges fall on colour edges, over up to a dozen frames of the recording.
 
     The mean colour gradient at depth edges, standardised within each image: 0 is chance, 1 about as
-    good as real images get.
+    good as real images get. Frames that cannot be read are passed over.
     """
-    frames = recording.frames
-    values = [
-        _edge_agreement(
-            read_color(frame.color),
-            read_depth_map(frame.depth, unit, rotated_bits=recording.rotated_bits),
-            recording.intrinsics,
-            camera,
-        )
-        for frame in frames[:: max(1, len(frames) // 12)][:12]
-    ]
-    return float(np.mean([value for value in values if value is not None] or [0.0]))
+    values: list[float] = []
+    for frame in recording.frames[:: max(1, len(recording.frames) // 12)][:12]:
+        with suppress(ValueError):
+            rgb = read_color(frame.color)
+            depth = read_depth_map(frame.depth, unit, rotated_bits=recording.rotated_bits)
+            values += _edge_agreement(rgb, depth, recording.intrinsics, camera)
+    return float(np.mean(values)) if values else 0.0
 
 
 def _edge_agreement(
     rgb: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray, camera: ColorCamera | None
-) -> float | None:
+) -> list[float]:
+    """The agreement in one frame; nothing where depth has no edges."""
     farthest = cv2.dilate(depth, np.ones((3, 3)))
     nearest = cv2.erode(np.where(depth > 0, depth, 1e6).astype(np.float32), np.ones((3, 3)))
     # The edge belongs to the nearer surface, and is as far away as that.
     edges = (depth > 0) & (farthest > 1.05 * nearest)
     if not edges.any():
-        return None
+        return []
     grey = cv2.GaussianBlur(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1.5)
     gradient = np.hypot(cv2.Sobel(grey, -1, 1, 0), cv2.Sobel(grey, -1, 0, 1))
     gradient = np.minimum(gradient, np.percentile(gradient, 95))
@@ -161,7 +158,7 @@ def _edge_agreement(
         camera = ColorCamera(intrinsics, np.zeros(3))
     near_depth = np.where(edges, nearest, 1).astype(np.float32)
     x, y = _color_pixels(near_depth, intrinsics, camera.intrinsics, camera.offset)
-    return float(cv2.remap(standard.astype(np.float32), x, y, cv2.INTER_LINEAR)[edges].mean())
+    return [float(cv2.remap(standard.astype(np.float32), x, y, cv2.INTER_LINEAR)[edges].mean())]
 
 
 def _color_pixels(
@@ -189,6 +186,28 @@ def _filled(depth: np.ndarray) -> np.ndarray:
     values = np.zeros(labels.max() + 1, depth.dtype)
     values[labels[holes == 0]] = depth[holes == 0]
     return values[labels]
+
+
+def _smaller_depth(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Depth (H, W) sampled at the centres of a coarser grid (h, w)."""
+    height, width = depth.shape
+    y = (np.arange(size[0]) + 0.5) * height / size[0] - 0.5
+    x = (np.arange(size[1]) + 0.5) * width / size[1] - 0.5
+    x, y = (grid.astype(np.float32) for grid in np.meshgrid(x, y))
+    picked = cv2.remap(depth, x, y, cv2.INTER_NEAREST)
+    # The inverse depth of a plane is linear in the image, so that this is exact on planes.
+    inverse = np.divide(1, depth, out=np.zeros_like(depth), where=depth > 0)
+    between = cv2.remap(inverse, x, y, cv2.INTER_LINEAR)
+    rows, columns = np.floor(y).astype(int), np.floor(x).astype(int)
+    corners = np.stack(
+        [
+            depth[np.clip(rows + down, 0, height - 1), np.clip(columns + right, 0, width - 1)]
+            for down in (0, 1)
+            for right in (0, 1)
+        ]
+    )
+    one_surface = (corners.min(0) > 0) & (corners.max(0) < 1.05 * corners.min(0))
+    return np.where(one_surface, 1 / np.maximum(between, 1e-6), picked).astype(np.float32)
 
 
 def _resized(

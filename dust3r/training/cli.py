@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+import dust3r.losses
+import dust3r.model  # noqa: F401  (both register what specifications may name)
 from dust3r.criterion import Criterion
 from dust3r.datasets import SampleError, get_data_loader
 from dust3r.datasets.loader import StereoLoader
@@ -161,7 +163,7 @@ def train(run: Run, tests: dict[str, StereoLoader], args: argparse.Namespace) ->
         ):
             for name, loader in tests.items():
                 results[name] = evaluate(run, loader, test_criterion, name)
-                run.recorder.scalars(results[name], progress.step, f"test {name}")
+                run.recorder.scalars(results[name], progress.step, name)
         if run.world.any(run.stop.received)[0]:
             break
         is_best = end_epoch(run, results, time.perf_counter() - started, tests)
@@ -190,13 +192,13 @@ def end_epoch(
     entry: dict[str, Any] = {"epoch": progress.epoch, "step": progress.step}
     entry |= {f"train_{name}": value for name, value in means.items()}
     for name, values in results.items():
-        entry |= {f"test_{name}_{key}": value for key, value in values.items()}
+        entry |= {f"{name}_{key}": value for key, value in values.items()}
     rate = run.optimizer.param_groups[0]["lr"]
     entry |= {"lr": rate, "seconds": round(seconds, 1), "memory_mb": run.recorder.memory_mb()}
     bad_samples = sum(run.world.gather(run.loader.num_skipped))
     entry |= {"skipped_updates": skipped, "bad_samples": bad_samples}
     run.recorder.epoch(entry)
-    shown = {k: v for k, v in entry.items() if k.startswith(("train_", "test_"))}
+    shown = {k: v for k, v in entry.items() if k.startswith(("train_", "test"))}
     log.info("epoch %d: %s", progress.epoch, ", ".join(f"{k} {v:.5g}" for k, v in shown.items()))
 
     progress.end_epoch()
@@ -293,10 +295,10 @@ def test_loaders(args: argparse.Namespace, world: World) -> dict[str, StereoLoad
     described = described if isinstance(described, list) else [described]
     parts = [part for d in described if d is not None for part in getattr(d, "datasets", [d])]
     loaders = {}
-    for number, part in enumerate(parts):
-        name = f"{number} " if len(parts) > 1 else ""
-        loader = make_loader(part, args, world, shuffle=False, drop_last=False)
-        loaders[f"{name}{part!r}"] = loader
+    for number, part in enumerate(parts, 1):
+        name = "test" if len(parts) == 1 else f"test{number}"
+        log.info("%s: %r", name, part)
+        loaders[name] = make_loader(part, args, world, shuffle=False, drop_last=False)
     return loaders
 
 

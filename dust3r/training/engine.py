@@ -181,11 +181,11 @@ def evaluate(run: Run, loader: StereoLoader, criterion: Criterion, name: str) ->
     run.model.eval()
     loader.set_epoch(0)
     meters = Meters()
-    for number, views in enumerate(progress_bar(loader, len(loader), 0, f"test {name}", run.world)):
+    for number, views in enumerate(progress_bar(loader, len(loader), 0, name, run.world)):
         views, predictions, loss, details = forward(run, views, criterion)
         meters.update(to_floats({"loss": loss, **details}), weight=len(views[0]["img"]))
         if number == 0:
-            run.recorder.panels(views, predictions, run.progress.step, f"test {name}")
+            run.recorder.panels(views, predictions, run.progress.step, name)
         if run.world.any(run.stop.received)[0]:
             return {}
     return meters.means(run.world)

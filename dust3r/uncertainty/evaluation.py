@@ -78,11 +78,13 @@ def fit_baselines(model: nn.Module, loader: StereoLoader, device: torch.device |
     evaluator = DepthEvaluator(keep_one_in=thinning(loader))
     for views, predictions in predict(model, loader, device, "training set"):
         evaluator.update(views, predictions)
-    errors = {name: numbers["rmse"] for name, numbers in evaluator.result()["heads"].items()}
-    return Baselines(
-        constant_depth=evaluator.pooled().depth.median().item(),
-        residual_variance={name: rmse**2 for name, rmse in errors.items() if rmse},
-    )
+    heads = evaluator.result()["heads"]
+    variance = {
+        name: numbers["rmse"] ** 2
+        for name, numbers in heads.items()
+        if "nll" in numbers and numbers["rmse"]
+    }
+    return Baselines(evaluator.pooled().depth.median().item(), variance)
 
 
 @torch.no_grad()
@@ -108,7 +110,7 @@ def thinning(loader: StereoLoader, max_pixels: int = MAX_PIXELS) -> int:
 
 
 class DepthEvaluator:
-    """Collects predictions, and sums up.
+    """Collects the errors of predictions, and sums them up.
 
     Means over pixels are exact whatever their number. Rankings over all images together need the
     pixels themselves: with ``keep_one_in`` = n a random n-th of them is kept, the same in every
@@ -133,7 +135,8 @@ class DepthEvaluator:
             A record per image that has a valid pixel, those of view 1 first: ``label``, ``view``
             (1 or 2), ``index`` (in the batch), ``pixels``, and ``heads``: name -> ``rmse``,
             ``mae``, ``nll`` and ``ause`` (with a distribution), ``ause_conf`` (with a confidence:
-            of 1 / confidence, against the errors of this head); with a baseline ``constant``.
+            of 1 / confidence, against the errors of this head); with baselines ``constant``:
+            ``rmse`` and ``mae``.
 
         Raises:
             ValueError: the prediction holds nothing that ranks pixels.
@@ -193,7 +196,7 @@ class DepthEvaluator:
         if self.baselines is not None:
             measured = self._over_pixels([record["constant"] for record in self.records])
             result["constant"] = {"depth": self.baselines.constant_depth, **measured}
-        return _finite(result)
+        return finite(result)
 
     def pooled(self) -> "Pixels":
         """The kept pixels of all images, together."""
@@ -284,6 +287,15 @@ class Pixels:
         }
 
 
+def finite(value: Any) -> Any:
+    """``value``, nested as it is, with None in place of NaN and infinities, unknown to JSON."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _rankable_estimates(view: Maps, prediction: Maps, pose1: Tensor) -> list[DepthEstimate]:
     pointmap = pointmap_depth(view, prediction, pose1)
     heads = uncertainty_heads(prediction)
@@ -302,10 +314,3 @@ def _errors(error: Tensor) -> dict[str, float]:
 
 def _mean(values: Tensor) -> float:
     return values.double().mean().item()
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with None in place of NaN and infinities, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

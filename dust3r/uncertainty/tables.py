@@ -71,10 +71,8 @@ def comparisons(result: Result) -> list[tuple[str, float, str, float]]:
 
 def summary_line(result: Result) -> str:
     """RMSE, NLL and pooled AUSE of every uncertainty head, or of the pointmap where none is."""
-    heads = result["heads"]
-    chosen = {name: numbers for name, numbers in heads.items() if "ause" in numbers} or heads
     parts = []
-    for name, numbers in chosen.items():
+    for name, numbers in uncertainty_or_all(result["heads"]).items():
         part = f"{name} RMSE {_number(numbers['rmse'])} m"
         if "nll" in numbers:
             part += f", NLL {_number(numbers['nll'])}, AUSE {_number(numbers['ause'])} m"
@@ -82,6 +80,11 @@ def summary_line(result: Result) -> str:
             part += f", AUSE of 1/conf {_number(numbers['ause_conf'])} m"
         parts.append(part)
     return f"{'; '.join(parts)} ({result['images']} images)"
+
+
+def uncertainty_or_all(heads: Mapping[str, Result]) -> Mapping[str, Result]:
+    """Of numbers by head those of the uncertainty heads, or all where there are none."""
+    return {name: numbers for name, numbers in heads.items() if "ause" in numbers} or heads
 
 
 def _compared(number: str, value: float, against: str, other: float) -> list[str]:

@@ -29,6 +29,7 @@ from dust3r.utils.plots import (
 
 PANEL_INCHES = 2.2
 CHART_INCHES = (4.2, 3.4)
+WIDEST = 1.5
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,14 @@ class _Ranges:
     @classmethod
     def over(cls, samples: Sequence[Sample]) -> "_Ranges":
         heads = [head for sample in samples for head in sample.heads]
-        # The truth alone where there is some, so that one wild prediction hides nothing.
-        truth = [sample.depth for sample in samples if np.isfinite(sample.depth).any()]
+        depths = [sample.depth for sample in samples]
+        means = [head.mean for head in heads]
+        if any(np.isfinite(depth).any() for depth in depths):
+            # A wild prediction would leave the truth with one colour.
+            most = WIDEST * max(np.nanmax(depth, initial=0) for depth in depths)
+            means = [np.where((mean > 0) & (mean < most), mean, np.nan) for mean in means]
         return cls(
-            depth=Colours.linear(truth or [head.mean for head in heads]),
+            depth=Colours.linear([*depths, *means]),
             uncertainty=Colours.logarithmic(
                 [head.uncertainty for head in heads if head.uncertainty is not None]
             ),

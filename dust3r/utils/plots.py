@@ -30,7 +30,7 @@ MEDIAN_OF_ABSOLUTE_NORMAL = 0.6745
 
 _TITLE, _BAR_GAP, _BAR, _BAR_LABELS, _BELOW = 0.26, 0.06, 0.1, 0.5, 0.08
 _AXIS_LEFT, _AXIS_BELOW = 0.5, 0.42
-_MARGIN, _HEADING = 0.1, 0.3
+_MARGIN, _HEADING = 0.1, 0.36
 _HEAD_COLOURS = ("tab:blue", "tab:orange", "tab:green")
 
 
@@ -53,7 +53,7 @@ class Colours:
     @classmethod
     def from_zero(cls, values: Iterable[np.ndarray], name: str = "inferno") -> "Colours":
         """From 0 to the 99th percentile."""
-        high = _limits(values, 1, 99)[1] or 1.0
+        high = max(_limits(values, 1, 99)[1], 0.0) or 1.0
         return cls(Normalize(0, high), _even_ticks(0, high), name)
 
     @classmethod
@@ -108,7 +108,7 @@ class Block:
     def place(self, figure: Figure, top: float) -> None:
         """Draw below ``top``, in inches from the figure's lower edge."""
         if self.heading:
-            _text(figure, _MARGIN, top - 0.7 * _HEADING, self.heading, 10)
+            _text(figure, _MARGIN, top - 0.75 * _HEADING, self.heading, 10)
             top -= _HEADING
         width, height = self._cell
         for number, row in enumerate(self.rows):
@@ -160,7 +160,7 @@ class Block:
 
 def sheet(blocks: Sequence[Block], title: str = "") -> Figure:
     """A figure with the blocks one below the other."""
-    head = 1.2 * _HEADING if title else 0.0
+    head = _HEADING if title else 0.0
     width = max(block.size[0] for block in blocks) + 2 * _MARGIN
     height = sum(block.size[1] for block in blocks) + 2 * _MARGIN + head
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
@@ -208,7 +208,7 @@ def scatter_sigma_error(
     if not len(x):
         return
     x_edges, y_edges = np.geomspace(x_low, x_high, 61), np.geomspace(y_low, y_high, 61)
-    counts = np.histogram2d(x.clip(x_low, x_high), y.clip(y_low, y_high), (x_edges, y_edges))[0]
+    counts = np.histogram2d(x, y, (x_edges, y_edges))[0]
     axes.pcolormesh(
         x_edges, y_edges, np.ma.masked_equal(counts.T, 0), norm=LogNorm(), cmap="Blues", zorder=1
     )
@@ -273,12 +273,15 @@ def sparsification_plot(
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
-    """Round numbers (1, 2, 5 times powers of ten) within positive limits, at most ``most``."""
+    """Round numbers (1, 2, 5 times powers of ten) within positive limits, at most ``most``.
+
+    The limits themselves and their middle where fewer than two such numbers lie between.
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1, 3), (1,)):
         ticks = [d * 10.0**k for k in decades for d in digits if low <= d * 10.0**k <= high]
         if len(ticks) <= most:
-            return tuple(ticks) if len(ticks) > 1 else (low, high)
+            return tuple(ticks) if len(ticks) > 1 else (low, math.sqrt(low * high), high)
     return tuple(ticks[:: -(-len(ticks) // most)])
 
 

@@ -118,6 +118,8 @@ def test_state_that_could_not_be_read_again_is_not_written(state, tmp_path):
 
 
 def save_forever(path: Path, started: Event) -> None:
+    # A forked process must not wait for OpenMP threads that stayed in its parent.
+    torch.set_num_threads(1)
     for number in itertools.count():
         weights = {str(index): torch.full((500,), float(number)) for index in range(20)}
         checkpoint.save(path, {"model": weights, "epoch": number})

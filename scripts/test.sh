@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Makes or reuses the environment and runs the style check and the tests. Arguments go to pytest.
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+ruff check .
+python -m pytest "$@"
