@@ -138,12 +138,14 @@ def load(ckpt: Path, spec: str | None, seed: int = 0) -> tuple[nn.Module, str]:
     if not isinstance(model, nn.Module):
         raise ValueError(f"--model {spec!r} describes {model!r}, which is no model")
     report = checkpoint.load_state_dict(model, loaded["model"])
-    log.info("%s: %s", ckpt, report)
     if report.missing:
         log.warning(
-            "What is missing in the checkpoint is random, and so are the depths and uncertainties "
-            "that come from it."
+            "%s: %s\nWhat is missing is random, and so are the depths and uncertainties from it.",
+            ckpt,
+            report,
         )
+    else:
+        log.info("%s: %s", ckpt, report)
     return model, spec
 
 
@@ -174,9 +176,8 @@ def draw_samples(
             headings = [_heading(number, label, of_pair) for number, label in enumerate(labels, 1)]
             name = f"{len(drawn):03d}_{file_name('__'.join(labels))}.png"
             save_png(pair_figure(samples, headings), output_dir / name)
-            for record in of_pair:
-                del record["index"]
-            drawn.append({"file": name, "images": of_pair})
+            told = [{key: r[key] for key in r.keys() - {"index"}} for r in of_pair]
+            drawn.append({"file": name, "images": told})
     return evaluator, drawn
 
 
