@@ -135,7 +135,7 @@ class PatchEmbed(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Xavier-uniform linear layers and patch projections, zero biases, unit norms (as MAE, 2022)."""
+    """Xavier-uniform linear layers and patch projections, zero biases, unit norms (MAE, 2022)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -108,7 +108,7 @@ class FusionBlock(nn.Module):
     def forward(self, path: Tensor, skip: Tensor | None = None) -> Tensor:
         if skip is not None:
             path = path + self.resConfUnit1(skip)
-        # The projection is the same before as after a bilinear upsampling, at a quarter of the cost.
+        # A projection is the same before as after bilinear upsampling, at a quarter of the cost.
         return upsample2(self.out_conv(self.resConfUnit2(path)))
 
 

@@ -152,6 +152,21 @@ class AsymmetricCroCo3DStereo(
             }
         return super().load_state_dict(state_dict, **kwargs)
 
+    def compile_layers(self) -> None:
+        """Run blocks and heads by ``torch.compile`` from now on; names and weights stay.
+
+        The rest of the forward pass chooses by names and shapes that differ from batch to batch,
+        on which a compiled whole would be compiled again and again.
+        """
+        for part in (
+            *self.enc_blocks,
+            *self.dec_blocks,
+            *self.dec_blocks2,
+            self.downstream_head1,
+            self.downstream_head2,
+        ):
+            part.compile()
+
     def forward(
         self, view1: dict[str, Any], view2: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

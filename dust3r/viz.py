@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-import dust3r.datasets  # noqa: F401  (registers the datasets)
-import dust3r.model  # noqa: F401  (registers the models)
 from dust3r.datasets import get_data_loader
 from dust3r.datasets.combine import StereoDataset
 from dust3r.datasets.loader import StereoLoader
+from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.training import checkpoint
 from dust3r.uncertainty.evaluation import (
     Baselines,
@@ -59,24 +58,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="viz_uq.py",
-        description=_DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="viz_uq.py", description=_DESCRIPTION)
     add = parser.add_argument
     add("--model", help="its specification; by default the one that the checkpoint names")
     add("--ckpt", required=True, type=Path, help="the checkpoint, .pth or .safetensors")
     add("--dataset", required=True, help="specification of the dataset")
-    add("--output_dir", required=True, type=Path, help="where the files go")
-    add("--num_samples", type=_count, default=8, help="pairs to draw, chosen at random")
+    add("--output_dir", required=True, type=Path, help="folder that the files go to")
+    add("--num_samples", type=_count, default=8, help="pairs to draw, at random (%(default)s)")
     add("--all", action="store_true", help="measure on all pairs of the dataset")
     add("--train_dataset", help="compare with its median depth, and with one variance fitted on it")
-    add("--fit_samples", type=_count, default=100, help="pairs of it to fit on")
-    add("--batch_size", type=_count, default=4, help="pairs at a time")
-    add("--num_workers", type=int, default=2, help="processes that load")
+    add("--fit_samples", type=_count, default=100, help="pairs of it to fit on (%(default)s)")
+    add("--batch_size", type=_count, default=4, help="pairs at a time (%(default)s)")
+    add("--num_workers", type=int, default=2, help="processes that load (%(default)s)")
     add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU where there is one")
-    add("--seed", type=int, default=0, help="of the choice of pairs")
+    add("--seed", type=int, default=0, help="of the choice of pairs (%(default)s)")
     return parser
 
 
@@ -113,7 +108,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def load(ckpt: Path, spec: str | None, seed: int = 0) -> tuple[nn.Module, str]:
+def load(ckpt: Path, spec: str | None, seed: int = 0) -> tuple[AsymmetricCroCo3DStereo, str]:
     """The model of a checkpoint, for batches in landscape layout, and its specification.
 
     Args:
@@ -135,8 +130,11 @@ def load(ckpt: Path, spec: str | None, seed: int = 0) -> tuple[nn.Module, str]:
         )
     torch.manual_seed(seed)
     model = build(spec, MODELS)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"--model {spec!r} describes {model!r}, which is no model")
+    if not isinstance(model, AsymmetricCroCo3DStereo):
+        raise ValueError(
+            f"{spec!r} describes a {type(model).__name__}, which is no pairwise pointmap model; "
+            "give AsymmetricMASt3R(...) or AsymmetricCroCo3DStereo(...)"
+        )
     report = checkpoint.load_state_dict(model, loaded["model"])
     if report.missing:
         log.warning(
@@ -176,7 +174,7 @@ def draw_samples(
             headings = [_heading(number, label, of_pair) for number, label in enumerate(labels, 1)]
             name = f"{len(drawn):03d}_{file_name('__'.join(labels))}.png"
             save_png(pair_figure(samples, headings), output_dir / name)
-            told = [{key: r[key] for key in r.keys() - {"index"}} for r in of_pair]
+            told = [{k: v for k, v in record.items() if k != "index"} for record in of_pair]
             drawn.append({"file": name, "images": told})
     return evaluator, drawn
 

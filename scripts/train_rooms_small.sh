@@ -2,12 +2,12 @@
 # Trains checkpoints/rooms_small.safetensors from scratch on synthetic rooms: first at 112 pixels,
 # where a pair costs a quarter, then at 224. About an hour on two cores. Killed, it resumes.
 #   DATA, OUT   where rooms and checkpoints go          (data/rooms_small, output/rooms_small)
-#   SCENES      rooms to render for training            (400)
+#   SCENES      rooms to render for training            (300)
 #   PROCESSES   training processes                      (2)
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 DATA="${DATA:-data/rooms_small}" OUT="${OUT:-output/rooms_small}"
-SCENES="${SCENES:-400}" PROCESSES="${PROCESSES:-2}"
+SCENES="${SCENES:-300}" PROCESSES="${PROCESSES:-2}"
 
 MODEL="AsymmetricCroCo3DStereo(patch_embed_cls='ManyAR_PatchEmbed', img_size=(224, 224), head_type='dpt',
     enc_embed_dim=192, enc_depth=6, enc_num_heads=3, dec_embed_dim=192, dec_depth=4, dec_num_heads=3, dpt_dim=32)"
@@ -16,7 +16,7 @@ LOSS="ConfLoss(Regr3D(L21, norm_mode='avg_dis'), alpha=0.2)"
 [ -f "$DATA/train/all_metadata.npz" ] || python -m datasets_preprocess.make_rooms \
     --output_dir "$DATA/train" --num_scenes "$SCENES" --images_per_scene 25 --max_pairs 60 --seed 0
 [ -f "$DATA/test/all_metadata.npz" ] || python -m datasets_preprocess.make_rooms \
-    --output_dir "$DATA/test" --num_scenes 20 --images_per_scene 25 --max_pairs 20 --seed 100000
+    --output_dir "$DATA/test" --num_scenes 20 --images_per_scene 25 --max_pairs 60 --seed 100000
 
 train() { # resolution, pairs an epoch, epochs, peak rate, folder, further arguments
     torchrun --standalone --nproc_per_node="$PROCESSES" train.py --model "$MODEL" \
@@ -24,9 +24,9 @@ train() { # resolution, pairs an epoch, epochs, peak rate, folder, further argum
         --test_dataset "128 @ ScanNetpp(split='all', ROOT='$DATA/test', resolution=$1, seed=777)" \
         --train_criterion "$LOSS" --test_criterion "$LOSS" \
         --batch_size 8 --epochs "$3" --warmup_epochs 1 --lr "$4" --min_lr 1e-6 --grad_clip 1.0 \
-        --eval_freq 4 --keep_freq 0 --num_workers 1 --output_dir "$5" "${@:6}"
+        --eval_freq 4 --keep_freq 0 --num_workers 1 --compile --output_dir "$5" "${@:6}"
 }
-train 112 1600 "${EPOCHS_112:-20}" 7e-4 "$OUT/112"
-train 224 800 "${EPOCHS_224:-10}" 3e-4 "$OUT/224" --pretrained "$OUT/112/checkpoint-final.pth"
+train 112 1600 "${EPOCHS_112:-13}" 7e-4 "$OUT/112"
+train 224 800 "${EPOCHS_224:-5}" 3e-4 "$OUT/224" --pretrained "$OUT/112/checkpoint-final.pth"
 
 python scripts/export_weights.py "$OUT/224/checkpoint-final.pth" checkpoints/rooms_small.safetensors

@@ -28,27 +28,27 @@ def spec_of(head_type: str = "dpt_uq_feat", width: int = 24, **arguments: object
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A processed tree: six frames of a textured wall, two metres away, a tenth without depth."""
+    """A processed tree: four frames of a textured wall, two metres away, a tenth without depth."""
     folder = tmp_path_factory.mktemp("processed")
     rng = np.random.default_rng(0)
     for kind in ("images", "depth"):
         (folder / "a desk" / kind).mkdir(parents=True)
-    for number in range(6):
+    for number in range(4):
         image = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)
         depth = (2000 + 100 * number + rng.integers(0, 500, (40, 48))).astype(np.uint16)
         depth[:4] = 0
         cv2.imwrite(str(folder / "a desk/images" / f"frame {number}.jpg"), image)
         cv2.imwrite(str(folder / "a desk/depth" / f"frame {number}.png"), depth)
-    poses = np.tile(np.eye(4), (6, 1, 1))
-    poses[:, 0, 3] = 0.1 * np.arange(6)
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    poses[:, 0, 3] = 0.1 * np.arange(4)
     np.savez(
         folder / "all_metadata.npz",
         scenes=np.array(["a desk"]),
-        sceneids=np.zeros(6, int),
-        images=np.array([f"frame {number}" for number in range(6)]),
-        intrinsics=np.tile([[40.0, 0, 24], [0, 40, 20], [0, 0, 1]], (6, 1, 1)),
+        sceneids=np.zeros(4, int),
+        images=np.array([f"frame {number}" for number in range(4)]),
+        intrinsics=np.tile([[40.0, 0, 24], [0, 40, 20], [0, 0, 1]], (4, 1, 1)),
         trajectories=poses,
-        pairs=np.array([(i, j) for i in range(6) for j in range(i)]),
+        pairs=np.array([(i, j) for i in range(4) for j in range(i)]),
     )
     return folder
 
@@ -81,7 +81,7 @@ def is_png(path: Path) -> bool:
 
 def test_files_and_table_of_a_model_with_both_heads(root, save, tmp_path, capsys) -> None:
     out = tmp_path / "out"
-    assert run(root, save(spec_of()), out, "--num_samples", "2") == 0
+    assert run(root, save(spec_of()), out, "--num_samples", "2", "--batch_size", "1") == 0
     summary = json.loads((out / "summary.json").read_text())
     names = [sample["file"] for sample in summary["samples"]]
     assert sorted(path.name for path in out.iterdir()) == sorted(
@@ -107,10 +107,10 @@ def test_files_and_table_of_a_model_with_both_heads(root, save, tmp_path, capsys
 def test_all_pairs_and_baselines(root, save, tmp_path) -> None:
     out = tmp_path / "out"
     train = f"ScanNetpp(split='train', ROOT={str(root)!r}, resolution={SIDE})"
-    more = ("--num_samples", "1", "--all", "--train_dataset", train, "--fit_samples", "3")
+    more = ("--num_samples", "1", "--all", "--train_dataset", train, "--fit_samples", "2")
     assert run(root, save(spec_of()), out, *more) == 0
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["images"] == 2 * 15 and len(summary["samples"]) == 1
+    assert summary["images"] == 2 * 6 and len(summary["samples"]) == 1
     assert 2.0 < summary["constant"]["depth"] < 3.0
     assert summary["heads"]["FeatUQ"]["residual_variance"] > 0
     text = (out / "summary.md").read_text()
@@ -123,7 +123,7 @@ def test_seed_chooses_the_pairs(root, save, tmp_path) -> None:
 
     def chosen(seed: int) -> list[str]:
         out = tmp_path / f"out{seed}"
-        assert run(root, ckpt, out, "--num_samples", "3", "--seed", str(seed)) == 0
+        assert run(root, ckpt, out, "--num_samples", "2", "--seed", str(seed)) == 0
         summary = json.loads((out / "summary.json").read_text())
         return [sample["file"] for sample in summary["samples"]]
 
@@ -136,7 +136,7 @@ def test_more_samples_than_pairs_are_all_pairs_once(root, save, tmp_path) -> Non
     dpt = save(spec_of("dpt"))
     assert run(root, dpt, out, "--num_samples", "99") == 0
     names = {path.name[4:] for path in out.glob("[0-9]*.png")}
-    assert len(names) == 15
+    assert len(names) == 6
     assert list(json.loads((out / "summary.json").read_text())["heads"]) == ["pointmap"]
 
 
@@ -153,7 +153,11 @@ def test_missing_weights_are_warned_about(root, save, tmp_path, caplog) -> None:
     [
         (("--model", spec_of(width=16)), "given (24,), expected (16,)"),
         (("--model", "AsymmetricMASt3T()"), "AsymmetricMASt3R"),
-        (("--model", "[None]"), "which is no model"),
+        (("--model", "[None]"), "'[None]' describes a list, which is no pairwise pointmap model"),
+        (
+            ("--model", "CroCoNet(enc_depth=1, dec_depth=1)"),
+            "describes a CroCoNet, which is no pairwise",
+        ),
         (("--train_dataset", "[None]"), "--train_dataset '[None]' describes [None]"),
         (("--device", "nonsense"), "--device nonsense cannot be used here"),
     ],

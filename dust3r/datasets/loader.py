@@ -1,5 +1,7 @@
 """From a dataset, or its specification string, to batches."""
 
+import signal
+
 import cv2
 import torch
 from torch.utils.data import DataLoader
@@ -92,13 +94,16 @@ def get_data_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_mem and torch.cuda.is_available(),
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=_prepare_worker,
         # Without a generator of its own, every epoch's iterator draws from torch's global one, and
         # a run resumed inside an epoch would not get back to the same random state.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def _use_one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # Slurm and torchrun ask every process of a job to stop; it is for the process that trains to
+    # finish its step, save, and end its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -7,7 +7,7 @@ from dust3r.heads.postprocess import Mode, confidence, pointmap
 
 
 class PointmapLinear(nn.Module):
-    """Pointmap and confidence from the last decoder layer (DUSt3R, Wang et al., 2024, section 3.3)."""
+    """Pointmap and confidence from the last decoder layer (DUSt3R, 2024, section 3.3)."""
 
     def __init__(self, token_dim: int, patch_size: int, depth_mode: Mode, conf_mode: Mode | None):
         super().__init__()

@@ -9,8 +9,8 @@ Mode = tuple[str, float, float]
 def pointmap(xyz: Tensor, mode: Mode) -> Tensor:
     """Raw (..., 3) to points (..., 3).
 
-    ``mode`` is (kind, low, high): ``'exp'`` keeps the direction and maps the length d to exp(d) - 1,
-    ``'square'`` to d^2, ``'linear'`` keeps the coordinates and clips them to [low, high].
+    ``mode`` is (kind, low, high): ``'exp'`` keeps the direction and maps the length d to
+    exp(d) - 1, ``'square'`` to d^2; ``'linear'`` keeps the coordinates, clipped to [low, high].
 
     Raises:
         ValueError: the kind is unknown, or limits are given that it does not know.

@@ -109,7 +109,9 @@ def _optimisation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--amp", type=int, choices=(0, 1), default=0, help="fp16 with loss scaling on CUDA"
     )
-    group.add_argument("--compile", action="store_true", help="run the model by torch.compile")
+    group.add_argument(
+        "--compile", action="store_true", help="run blocks and heads by torch.compile"
+    )
     group.add_argument(
         "--disable_cudnn_benchmark", action="store_true", help="do not search convolution kernels"
     )

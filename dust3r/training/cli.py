@@ -106,7 +106,8 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
         log.info(
             "resumed from %s: epoch %d, batch %d", resume_from, progress.epoch, progress.epoch_step
         )
-    model = torch.compile(model) if args.compile else model
+    if args.compile:
+        model.compile_layers()
     run = Run(
         model=world.wrap(model),
         stage=stage_run,
@@ -334,7 +335,7 @@ def make_schedule(args: argparse.Namespace, batches: int, world: World) -> Sched
 def precision(
     args: argparse.Namespace, device: torch.device
 ) -> tuple[torch.dtype | None, torch.amp.GradScaler]:
-    """Autocast type and gradient scaler. ``--amp`` is fp16 on CUDA; elsewhere bf16, as fp16 lacks."""
+    """Autocast type and gradient scaler. ``--amp`` is fp16 on CUDA, and bf16 elsewhere."""
     autocast = torch.bfloat16 if args.precision == "bf16" else None
     if args.amp and autocast is None:
         autocast = torch.float16 if device.type == "cuda" else torch.bfloat16

@@ -44,9 +44,7 @@ class World:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         # Gradients as views of the buckets save a copy of all of them.
-        return DistributedDataParallel(
-            model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
     def sum(self, values: Tensor) -> Tensor:
         """``values`` summed over processes."""
@@ -82,7 +80,5 @@ def without_sync(model: nn.Module, active: bool):
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module that was built, under DDP and torch.compile."""
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
-    return getattr(model, "_orig_mod", model)
+    """The module that was built, under DDP or not."""
+    return model.module if isinstance(model, DistributedDataParallel) else model

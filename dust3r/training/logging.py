@@ -117,9 +117,5 @@ def progress_bar(items: Iterable[Any], total: int, start: int, title: str, world
 def set_up_messages(world: World) -> None:
     """Messages of the main process in full, warnings alone of the others."""
     prefix = "" if world.size == 1 else f"[rank {world.rank}] "
-    logging.basicConfig(
-        level=logging.INFO if world.is_main else logging.WARNING,
-        format=f"%(asctime)s {prefix}%(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,
-    )
+    logging.basicConfig(format=f"%(asctime)s {prefix}%(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger().setLevel(logging.INFO if world.is_main else logging.WARNING)

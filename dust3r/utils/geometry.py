@@ -20,7 +20,7 @@ def inv(transform: Array) -> Array:
 
 
 def geotrf(transform: Array, points: Array) -> Array:
-    """Apply rigid or affine (..., 4, 4) or (..., 3, 4) transforms to (..., N, 3) or (..., H, W, 3) points.
+    """Points (..., N, 3) or (..., H, W, 3) under transforms (..., 4, 4) or (..., 3, 4).
 
     Leading dimensions of ``transform`` are matched to those of ``points`` from the left, so that a
     batch of poses (B, 4, 4) moves a batch of pointmaps (B, H, W, 3).
@@ -42,7 +42,7 @@ def depthmap_to_pts3d(depth: Array, intrinsics: Array, pose: Array | None = None
     """Pointmap (..., H, W, 3) of depth maps (..., H, W), z in the unit of ``depth``.
 
     ``intrinsics`` is (..., 3, 3) with leading dimensions as ``depth``; skew is taken into account.
-    With ``pose`` (..., 4, 4), camera-to-world, the points are in the world, else in the camera frame.
+    With ``pose`` (..., 4, 4), camera-to-world, the points are in the world, else in the camera.
     """
     height, width = depth.shape[-2:]
     if isinstance(depth, torch.Tensor):

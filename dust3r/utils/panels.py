@@ -79,13 +79,14 @@ def take_sample(
         ValueError: ``other_pose`` is needed, or the prediction holds no depth.
     """
     view, prediction = _only(view, index), _only(prediction, index)
-    other_pose = None if other_pose is None else other_pose[index : index + 1]
+    if other_pose is not None:
+        other_pose = other_pose[index : index + 1].cpu()
     estimates = uncertainty_heads(prediction) or [pointmap_depth(view, prediction, other_pose)]
     height, width = (int(side) for side in view["true_shape"][0])
     transposed = (height, width) != tuple(view["depthmap"].shape[1:])
 
     def upright(batch: Tensor) -> np.ndarray:
-        array = batch[0].detach().float().cpu().numpy()
+        array = batch[0].float().numpy()
         return array.swapaxes(0, 1) if transposed else array
 
     def finite(batch: Tensor) -> np.ndarray:
@@ -291,5 +292,6 @@ def _panel_size(sample: Sample) -> tuple[float, float]:
 
 
 def _only(batch: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """A batch of sample ``index`` alone; what is no tensor is left out."""
-    return {k: v[index : index + 1] for k, v in batch.items() if isinstance(v, Tensor)}
+    """A batch of sample ``index`` alone, on the host; what is no tensor is left out."""
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    return {key: tensor[index : index + 1].detach().cpu() for key, tensor in tensors.items()}

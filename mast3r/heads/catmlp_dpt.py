@@ -1,4 +1,4 @@
-"""The MASt3R head: a DPT for geometry, and local features from an MLP on encoder and decoder tokens."""
+"""The MASt3R head: a DPT for geometry, an MLP on encoder and decoder tokens for descriptors."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Models agree with the published implementations on weights and images made from names and seeds."""
+"""Models agree with the published ones on weights and images made from names and seeds."""
 
 import json
 from pathlib import Path

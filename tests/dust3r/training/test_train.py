@@ -32,6 +32,15 @@ def spec(head_type="dpt_uq", widths=WIDTHS):
     )
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes that the tests start: sums in another order differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def tree(write_tree):
     return write_tree(frames={"a": 7, "b": 5})
@@ -115,11 +124,13 @@ def test_plain_training_lowers_the_loss(tree, tmp_path):
 def test_stopped_and_resumed_equals_uninterrupted(tree, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(arguments(tree, whole, *GEOM)) == 0
-    process = run_process(arguments(tree, parts, *GEOM, "--save_steps", "1"))
+    args = arguments(tree, parts, *GEOM, "--save_steps", "1", "--num_workers", "1")
+    process = run_process(args, start_new_session=True)
     while not (parts / "checkpoint-step-2.pth").is_file():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    # As Slurm does: to every process of the job, loader workers among them.
+    os.killpg(process.pid, signal.SIGTERM)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 0, errors
     assert main(arguments(tree, parts, *GEOM)) == 0
@@ -134,10 +145,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tree, tmp_path):
 def test_killed_at_random_moments_always_resumes(tree, tmp_path):
     chance = random.Random(0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    one_thread = torch.get_num_threads()
-    torch.set_num_threads(1)
     assert main(arguments(tree, whole, *GEOM)) == 0
-    torch.set_num_threads(one_thread)
     for _ in range(10):
         process = run_process(arguments(tree, killed, *GEOM, "--save_steps", "1"))
         deadline = time.monotonic() + 60

@@ -130,6 +130,13 @@ def test_extremes_have_finite_values_and_gradients(raw_evidence, raw_beta, error
         assert output.isfinite().all() and gradient.isfinite().all()
 
 
+def test_an_alpha_rounded_to_one_still_has_a_variance():
+    one = torch.ones(1, 1, 2, 2)
+    nig = NormalInverseGamma(one, one, one, one)
+    for variance in (nig.variance, nig.aleatoric, nig.epistemic):
+        assert (variance > 1e5).all() and variance.isfinite().all()
+
+
 def test_gradients_are_those_of_the_student_t():
     nig, y = random_nig(7)
     leaves = [getattr(nig, name).requires_grad_() for name in PARAMETERS]

@@ -205,10 +205,10 @@ def test_model_without_confidence_has_a_figure_too() -> None:
     assert "no 1 / confidence" in titles(pair_figure([sample], ["view 1"]))
 
 
-def test_half_precision_looks_like_single() -> None:
+def test_half_precision_in_training_looks_like_single() -> None:
     view = make_view()
     prediction = make_prediction(view, heads=2)
-    half = {key: value.bfloat16() for key, value in prediction.items()}
+    half = {key: value.bfloat16().requires_grad_() for key, value in prediction.items()}
     coarse = shown(depth_figure(view, half), "GeoUQ mean (m)")
     assert_allclose(coarse, shown(depth_figure(view, prediction), "GeoUQ mean (m)"), rtol=0.01)
 
