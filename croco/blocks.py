@@ -33,10 +33,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        q, k, v = (_split_heads(t, self.num_heads) for t in self.qkv(x).chunk(3, dim=-1))
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]
         if rotation is not None:
-            q, k = rotation.apply(q), rotation.apply(k)
-        return self.proj(_merge_heads(F.scaled_dot_product_attention(q, k, v)))
+            qk = rotation.apply(qk)
+        return self.proj(_attend(qk[:, :, 0], qk[:, :, 1], v))
 
 
 class CrossAttention(nn.Module):
@@ -57,12 +58,13 @@ class CrossAttention(nn.Module):
         rotation_x: Rotation | None = None,
         rotation_y: Rotation | None = None,
     ) -> Tensor:
-        q = _split_heads(self.projq(x), self.num_heads)
-        k = _split_heads(self.projk(y), self.num_heads)
-        v = _split_heads(self.projv(y), self.num_heads)
+        heads = (self.num_heads, -1)
+        q = self.projq(x).unflatten(-1, heads)
+        k = self.projk(y).unflatten(-1, heads)
+        v = self.projv(y).unflatten(-1, heads)
         if rotation_x is not None:
             q, k = rotation_x.apply(q), rotation_y.apply(k)
-        return self.proj(_merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return self.proj(_attend(q, k, v))
 
 
 class Block(nn.Module):
@@ -154,12 +156,10 @@ def _checked_heads(dim: int, num_heads: int) -> int:
     return num_heads
 
 
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def _merge_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of queries (B, N, heads, d) over (B, M, heads, d), heads joined: (B, N, dim)."""
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def rope_base(pos_embed: str) -> float | None:

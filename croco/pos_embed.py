@@ -41,23 +41,23 @@ def grid_positions(batch: int, height: int, width: int, device: torch.device) ->
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines of the angles by which RoPE turns a head's channels.
+    """Cosines and signed sines of the angles by which RoPE turns a head's channels.
 
-    Each is (B, 1, N, 2, 1, head_dim / 4): token, axis (row, column), frequency.
+    Both are (B, N, head_dim). A head's channels are four equal parts, [a | b] for the row and
+    [c | d] for the column; (a_i, b_i) turn together, and (c_i, d_i). The sines are negative for a
+    and c, so that the turned channels are ``x * cos + [b | a | d | c] * sin``.
     """
 
     cos: Tensor
     sin: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
-        """Turn queries or keys (B, heads, N, head_dim); the type of ``x`` is kept.
-
-        A head's channels are [row | column], each half is [a | b], and (a_i, b_i) turn together.
-        """
-        pairs = x.unflatten(-1, (2, 2, -1))
-        a, b = pairs[..., :1, :], pairs[..., 1:, :]
-        turned = torch.cat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=-2)
-        return turned.flatten(-3).to(x.dtype)
+        """Turn queries or keys (B, N, ..., head_dim); the type of ``x`` is kept."""
+        spread = (*self.cos.shape[:2], *(1,) * (x.ndim - 3), self.cos.shape[2])
+        a, b, c, d = x.chunk(4, dim=-1)
+        partner = torch.cat([b, a, d, c], dim=-1)
+        turned = torch.addcmul(x * self.cos.view(spread), partner, self.sin.view(spread))
+        return turned.to(x.dtype)
 
 
 class RoPE2D(nn.Module):
@@ -78,5 +78,7 @@ class RoPE2D(nn.Module):
         count = self.head_dim // 4
         exponents = torch.arange(count, dtype=torch.float32, device=positions.device) / count
         angles = positions[..., None].float() * self.base**-exponents
-        angles = angles[:, None, :, :, None, :]
-        return Rotation(angles.cos(), angles.sin())
+        cos, sin = angles.cos(), angles.sin()
+        return Rotation(
+            torch.cat([cos, cos], dim=-1).flatten(-2), torch.cat([-sin, sin], dim=-1).flatten(-2)
+        )

@@ -99,7 +99,12 @@ def _optimisation(group: argparse._ArgumentGroup) -> None:
         "--blr", type=float, default=1.5e-4, help="rate of 256 pairs; lr = blr x pairs / 256"
     )
     group.add_argument("--min_lr", type=float, default=0.0, help="learning rate at the end")
-    group.add_argument("--warmup_epochs", type=float, default=40, help="of linear warm-up")
+    group.add_argument(
+        "--warmup_epochs",
+        type=float,
+        default=None,
+        help="of linear warm-up; if none, a twentieth of --epochs (40 of the default 800)",
+    )
     group.add_argument(
         "--grad_clip", type=float, default=None, help="largest norm of the gradients"
     )

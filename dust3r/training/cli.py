@@ -39,6 +39,8 @@ from dust3r.utils.spec import DATASETS, LOSSES, MODELS, SpecError, build
 
 log = logging.getLogger(__name__)
 
+WARMUP_SHARE = 1 / 20
+
 USER_ERRORS = (SpecError, ValueError, FileNotFoundError, checkpoint.CheckpointError)
 
 
@@ -329,7 +331,12 @@ def make_schedule(args: argparse.Namespace, batches: int, world: World) -> Sched
         total = min(total, args.max_steps)
     effective = args.batch_size * args.accum_iter * world.size
     peak = args.lr if args.lr is not None else absolute_rate(args.blr, effective)
-    return Schedule(peak, args.min_lr, min(total, int(args.warmup_epochs * batches)), total)
+    if args.warmup_epochs is None:
+        # The published 40 of 800 epochs would be the whole of a short run.
+        warmup = int(WARMUP_SHARE * total)
+    else:
+        warmup = int(args.warmup_epochs * batches)
+    return Schedule(peak, args.min_lr, min(total, warmup), total)
 
 
 def precision(

@@ -22,7 +22,7 @@ TINY = {
 
 def test_rope_scores_depend_on_relative_positions_alone():
     rope = RoPE2D(16)
-    q, k = torch.randn(2, 1, 1, 1, 16).unbind()
+    q, k = torch.randn(2, 1, 1, 16).unbind()
 
     def score(q_at, k_at):
         turned_q, turned_k = (rope(torch.tensor([[at]])) for at in (q_at, k_at))
@@ -34,7 +34,7 @@ def test_rope_scores_depend_on_relative_positions_alone():
 
 def test_rope_keeps_lengths_and_types():
     rotation = RoPE2D(32)(grid_positions(2, 3, 4, torch.device("cpu")))
-    x = torch.randn(2, 5, 12, 32)
+    x = torch.randn(2, 12, 5, 32)
     assert torch.allclose(rotation.apply(x).norm(dim=-1), x.norm(dim=-1), atol=1e-5)
     assert rotation.apply(x.bfloat16()).dtype == torch.bfloat16
 
