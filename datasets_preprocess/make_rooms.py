@@ -43,23 +43,27 @@ def make_rooms(
     *,
     num_workers: int = 2,
     contact_sheets: int = 1,
+    first_scene: int = 0,
 ) -> Path:
-    """Render scenes 0 to ``num_scenes`` - 1 of the recipe; return the path of the metadata.
+    """Render ``num_scenes`` scenes of the recipe from number ``first_scene`` on.
+
+    Returns the path of the metadata.
 
     ``ROOT/all_metadata.npz`` lists exactly these scenes. The first ``contact_sheets`` scenes get a
     picture ``ROOT/contact_sheet_<scene>.png``. Raises ValueError for numbers that cannot be.
     """
-    _check_counts(num_scenes, num_workers, contact_sheets)
+    _check_counts(num_scenes, num_workers, contact_sheets, first_scene)
+    numbers = range(first_scene, first_scene + num_scenes)
     Path(root).mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     scenes: dict[int, SceneData] = {}
     total = num_scenes * recipe.images_per_scene
     with tqdm(total=total, desc="rooms", unit="image") as bar:
-        for number, scene in _scenes(root, recipe, num_scenes, num_workers):
+        for number, scene in _scenes(root, recipe, numbers, num_workers):
             scenes[number] = scene
             bar.update(len(scene.images))
     elapsed = time.monotonic() - start
-    ordered = [scenes[number] for number in range(num_scenes)]
+    ordered = [scenes[number] for number in numbers]
     path = write_metadata(root, ordered)
     pairs = sum(len(scene.pairs) for scene in ordered)
     LOGGER.info(
@@ -87,6 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="ROOT of the data set")
     parser.add_argument("--num_scenes", type=int, default=20)
+    parser.add_argument(
+        "--first_scene",
+        type=int,
+        default=0,
+        help="number of the first scene: several runs, or machines, share out one seed's scenes",
+    )
     parser.add_argument("--images_per_scene", type=int, default=25)
     parser.add_argument(
         "--resolution",
@@ -122,7 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=options.seed,
             max_pairs=options.max_pairs,
         )
-        _check_counts(options.num_scenes, options.num_workers, options.contact_sheets)
+        _check_counts(
+            options.num_scenes, options.num_workers, options.contact_sheets, options.first_scene
+        )
     except ValueError as error:
         parser.error(str(error))
     make_rooms(
@@ -131,16 +143,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe,
         num_workers=options.num_workers,
         contact_sheets=options.contact_sheets,
+        first_scene=options.first_scene,
     )
 
 
-def _check_counts(num_scenes: int, num_workers: int, contact_sheets: int) -> None:
+def _check_counts(
+    num_scenes: int, num_workers: int, contact_sheets: int, first_scene: int = 0
+) -> None:
     if num_scenes < 1:
         raise ValueError(f"num_scenes must be 1 or more, got {num_scenes}")
     if num_workers < 1:
         raise ValueError(f"num_workers must be 1 or more, got {num_workers}")
     if contact_sheets < 0:
         raise ValueError(f"contact_sheets must be 0 or more, got {contact_sheets}")
+    if first_scene < 0:
+        raise ValueError(f"first_scene must be 0 or more, got {first_scene}")
 
 
 def _one_or_two(values: list[Number], name: str) -> tuple[Number, Number]:
@@ -150,24 +167,23 @@ def _one_or_two(values: list[Number], name: str) -> tuple[Number, Number]:
 
 
 def _scenes(
-    root: str | Path, recipe: Recipe, num_scenes: int, num_workers: int
+    root: str | Path, recipe: Recipe, numbers: range, num_workers: int
 ) -> Iterator[tuple[int, SceneData]]:
     """Scenes with their numbers, as they get done."""
     if num_workers == 1:
-        for number in range(num_scenes):
+        for number in numbers:
             yield number, make_scene(root, recipe, number)
         return
     # Forking a process that has run threads (torch, OpenCV, a test runner) can hang its children.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(num_workers, num_scenes), mp_context=context)
+    executor = ProcessPoolExecutor(min(num_workers, len(numbers)), mp_context=context)
     try:
         with _single_threaded_children():
-            numbers = {
-                executor.submit(make_scene, root, recipe, number): number
-                for number in range(num_scenes)
+            submitted = {
+                executor.submit(make_scene, root, recipe, number): number for number in numbers
             }
-        for future in as_completed(numbers):
-            yield numbers[future], future.result()
+        for future in as_completed(submitted):
+            yield submitted[future], future.result()
     finally:
         executor.shutdown(cancel_futures=True)
 
