@@ -29,3 +29,14 @@ train_stage() { # stage (geom, mean, variance), checkpoint to start from, output
         --pretrained "$2" --train_criterion "$LOSS" --test_criterion "$LOSS" \
         $terms --output_dir "$3" ${EXTRA:-}
 }
+
+train_stage_full_size() { # stage, ROOT, checkpoint to start from, output folder, further arguments
+    if [ $# -lt 4 ]; then
+        echo "usage: bash scripts/train_stage<N>.sh ROOT START OUT [arguments of train.py]" >&2
+        return 2
+    fi
+    PROCESSES="${PROCESSES:-$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')}"
+    DATA_TRAIN="ScanNetpp(split='train', ROOT='$2', resolution=${RESOLUTION:-224}, aug_crop=16)"
+    EXTRA="--batch_size 8 --epochs 20 --blr 1e-4 ${*:5}"
+    train_stage "$1" "$3" "$4"
+}

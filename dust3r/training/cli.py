@@ -17,6 +17,7 @@ import dust3r.losses
 import dust3r.model  # noqa: F401  (both register what specifications may name)
 from dust3r.criterion import Criterion
 from dust3r.datasets import SampleError, get_data_loader
+from dust3r.datasets.combine import ConcatDataset
 from dust3r.datasets.loader import StereoLoader
 from dust3r.training import checkpoint
 from dust3r.training.arguments import make_parser
@@ -118,7 +119,7 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
         scaler=scaler,
         schedule=make_schedule(args, len(train_loader), world),
         world=world,
-        recorder=Recorder(output_dir, world),
+        recorder=Recorder(output_dir, world, progress.step),
         settings=Settings(
             accum_iter=args.accum_iter,
             grad_clip=args.grad_clip,
@@ -296,7 +297,10 @@ def test_loaders(args: argparse.Namespace, world: World) -> dict[str, StereoLoad
     """
     described = build(args.test_dataset, DATASETS)
     described = described if isinstance(described, list) else [described]
-    parts = [part for d in described if d is not None for part in getattr(d, "datasets", [d])]
+    parts = []
+    for dataset in described:
+        if dataset is not None:
+            parts += dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
     loaders = {}
     for number, part in enumerate(parts, 1):
         name = "test" if len(parts) == 1 else f"test{number}"

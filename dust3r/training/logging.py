@@ -47,7 +47,7 @@ def to_floats(details: Mapping[str, Tensor | float]) -> dict[str, float]:
 class Recorder:
     """``log.txt`` and TensorBoard of a run; silent but on the main process."""
 
-    def __init__(self, output_dir: Path, world: World):
+    def __init__(self, output_dir: Path, world: World, start_step: int = 0):
         self.is_main = world.is_main
         self.device = world.device
         self.log_file = output_dir / "log.txt"
@@ -56,7 +56,8 @@ class Recorder:
             # Slow to import, and of no use to the other processes.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(output_dir / "tensorboard")
+            # What a killed run logged after its last checkpoint is about to be logged again.
+            self._board = SummaryWriter(output_dir / "tensorboard", purge_step=start_step or None)
 
     def scalars(self, values: Mapping[str, float], step: int, group: str) -> None:
         if self._board is not None:
