@@ -25,13 +25,13 @@ train() { # head, resolution, pairs an epoch, epochs, peak rate, folder, further
         --train_dataset "$3 @ ScanNetpp(split='all', ROOT='$DATA/train', resolution=$2, aug_crop=16)" \
         --test_dataset "128 @ ScanNetpp(split='all', ROOT='$DATA/test', resolution=$2, seed=777)" \
         --train_criterion "$LOSS" --test_criterion "$LOSS" \
-        --batch_size 8 --epochs "$4" --lr "$5" --min_lr 1e-6 --grad_clip 1.0 \
+        --batch_size 4 --epochs "$4" --lr "$5" --min_lr 1e-6 --grad_clip 1.0 \
         --eval_freq 4 --keep_freq 0 --num_workers 1 --compile --output_dir "$6" "${@:7}"
 }
-train linear 112 3200 "${EPOCHS_1:-20}" 7e-4 "$OUT/1_linear_112"
-train linear 224 1600 "${EPOCHS_2:-8}" 3e-4 "$OUT/2_linear_224" \
+train linear 112 3200 "${EPOCHS_1:-14}" 5e-4 "$OUT/1_linear_112"
+train linear 224 1600 "${EPOCHS_2:-8}" 2e-4 "$OUT/2_linear_224" \
     --pretrained "$OUT/1_linear_112/checkpoint-final.pth"
-train dpt 224 1600 "${EPOCHS_3:-8}" 3e-4 "$OUT/3_dpt_224" \
+train dpt 224 1600 "${EPOCHS_3:-8}" 2e-4 "$OUT/3_dpt_224" \
     --pretrained "$OUT/2_linear_224/checkpoint-final.pth"
 
 python scripts/export_weights.py "$OUT/3_dpt_224/checkpoint-final.pth" checkpoints/rooms_small.safetensors
