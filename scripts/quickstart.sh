@@ -27,20 +27,21 @@ fi
 
 PROCESSES="$(python -c 'import os, torch; print(torch.cuda.device_count() or min(2, os.cpu_count()))')"
 WIDTHS="enc_embed_dim=192, enc_depth=6, enc_num_heads=3, dec_embed_dim=192, dec_depth=4, dec_num_heads=3, dpt_dim=32"
-DATA_TRAIN="80 @ ScanNetpp(split='train', ROOT='$OUT/data', resolution=224, aug_crop=16)"
+DATA_TRAIN="160 @ ScanNetpp(split='train', ROOT='$OUT/data', resolution=224, aug_crop=16)"
 DATA_HELD_OUT="16 @ ScanNetpp(split='test', ROOT='$OUT/data', resolution=224, seed=777)"
-EXTRA="--batch_size 4 --epochs 2 --warmup_epochs 0.2 --grad_clip 1.0 --num_workers 1 --keep_freq 0"
+EXTRA="--batch_size 2 --epochs 2 --warmup_epochs 0.2 --lr 1e-4 --uq_lr_scale 30 --grad_clip 1.0
+       --num_workers 1 --keep_freq 0"
 
 RUNS=()
-stage() { # name of the table's row, stage, start, folder, learning rate
+stage() { # name of the table's row, stage, start, folder
     local began=$SECONDS
     rm -rf "$4"
-    (EXTRA="$EXTRA --lr $5" && train_stage "$2" "$3" "$4")
+    train_stage "$2" "$3" "$4"
     RUNS+=("$1=$4/checkpoint-last.pth=$((SECONDS - began))")
 }
-stage "1 geometry" geom checkpoints/rooms_small.safetensors "$OUT/1_geom" 1e-4
-stage "2 depth mean" mean "$OUT/1_geom/checkpoint-best.pth" "$OUT/2_mean" 2e-3
-stage "3 variance" variance "$OUT/2_mean/checkpoint-last.pth" "$OUT/3_variance" 2e-3
+stage "1 geometry" geom checkpoints/rooms_small.safetensors "$OUT/1_geom"
+stage "2 depth mean" mean "$OUT/1_geom/checkpoint-best.pth" "$OUT/2_mean"
+stage "3 variance" variance "$OUT/2_mean/checkpoint-last.pth" "$OUT/3_variance"
 
 python viz_uq.py --ckpt "$OUT/3_variance/checkpoint-last.pth" --dataset "$DATA_HELD_OUT" \
     --num_samples 4 --output_dir "$OUT/pictures"

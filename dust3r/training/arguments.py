@@ -77,6 +77,12 @@ def _uncertainty(group: argparse._ArgumentGroup) -> None:
         help="compare variances (as published) or their logarithms",
     )
     group.add_argument(
+        "--uq_lr_scale",
+        type=float,
+        default=1.0,
+        help="learning rate of the uncertainty heads over that of the rest; they start at random",
+    )
+    group.add_argument(
         "--freeze_geom_for_uq",
         action="store_true",
         help="with --uq_mode geom: train the evidential head alone",

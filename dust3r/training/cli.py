@@ -101,7 +101,7 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
         check_same_run(saved, args, resume_from)
         checkpoint.load_state_dict(model, saved["model"])
     model.to(world.device)
-    optimizer = make_optimizer(model, args.weight_decay)
+    optimizer = make_optimizer(model, args.weight_decay, args.uq_lr_scale)
     autocast, scaler = precision(args, world.device)
     progress = Progress()
     if saved is not None:
@@ -197,7 +197,7 @@ def end_epoch(
     entry |= {f"train_{name}": value for name, value in means.items()}
     for name, values in results.items():
         entry |= {f"{name}_{key}": value for key, value in values.items()}
-    rate = run.optimizer.param_groups[0]["lr"]
+    rate = run.schedule.learning_rate(progress.step)
     entry |= {"lr": rate, "seconds": round(seconds, 1), "memory_mb": run.recorder.memory_mb()}
     bad_samples = sum(run.world.gather(run.loader.num_skipped))
     entry |= {"skipped_updates": skipped, "bad_samples": bad_samples}

@@ -215,7 +215,7 @@ def update(run: Run, losses: list[Tensor], rate: float) -> tuple[bool, bool]:
         whether it was taken, and whether the run was asked to stop; the same on all processes.
     """
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]
     trained = [p for group in run.optimizer.param_groups for p in group["params"]]
     run.scaler.unscale_(run.optimizer)
     norm = nn.utils.clip_grad_norm_(trained, run.settings.grad_clip or math.inf)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dust3r.training.stages import UQ_HEADS
+
 REFERENCE_BATCH = 256
 
 
@@ -37,18 +39,27 @@ def absolute_rate(base_rate: float, effective_batch: int) -> float:
     return base_rate * effective_batch / REFERENCE_BATCH
 
 
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(
+    model: nn.Module, weight_decay: float, uq_lr_scale: float = 1.0
+) -> torch.optim.AdamW:
     """AdamW over what trains; vectors (norms, biases) do not decay.
+
+    Each group's ``lr_scale`` is what its learning rate is multiplied by: ``uq_lr_scale`` for the
+    uncertainty heads, which start from random weights where the rest is pretrained; else 1.
 
     Raises:
         ValueError: nothing in the model trains.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = 1.0 if set(name.split(".")).isdisjoint(UQ_HEADS) else uq_lr_scale
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((scale, decay), []).append(parameter)
+    if not groups:
         raise ValueError("nothing in the model trains: see --freeze, --uq_mode and --phase")
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    described = [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (scale, decay), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(described, lr=0.0, betas=(0.9, 0.95), fused=True)

@@ -63,6 +63,14 @@ def test_vectors_do_not_decay():
     assert optimizer.defaults["betas"] == (0.9, 0.95)
 
 
+def test_uncertainty_heads_may_learn_faster():
+    net = nn.ModuleDict({"depth_evi_head": nn.Linear(2, 2), "dpt": nn.Linear(2, 2)})
+    optimizer = make_optimizer(net, 0.05, uq_lr_scale=10)
+    scales = {p: g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    assert scales[net["depth_evi_head"].weight] == scales[net["depth_evi_head"].bias] == 10
+    assert scales[net["dpt"].weight] == scales[net["dpt"].bias] == 1
+
+
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ValueError, match="nothing in the model trains"):
         make_optimizer(nn.Linear(2, 2).requires_grad_(False), 0.05)
