@@ -27,7 +27,7 @@ fi
 
 PROCESSES="$(python -c 'import os, torch; print(torch.cuda.device_count() or min(2, os.cpu_count()))')"
 WIDTHS="enc_embed_dim=192, enc_depth=6, enc_num_heads=3, dec_embed_dim=192, dec_depth=4, dec_num_heads=3, dpt_dim=32"
-DATA_TRAIN="160 @ ScanNetpp(split='train', ROOT='$OUT/data', resolution=224, aug_crop=16)"
+DATA_TRAIN="120 @ ScanNetpp(split='train', ROOT='$OUT/data', resolution=224, aug_crop=16)"
 DATA_HELD_OUT="16 @ ScanNetpp(split='test', ROOT='$OUT/data', resolution=224, seed=777)"
 EXTRA="--batch_size 2 --epochs 2 --warmup_epochs 0.2 --lr 1e-4 --uq_lr_scale 30 --grad_clip 1.0
        --num_workers 1 --keep_freq 0"
