@@ -169,6 +169,16 @@ def test_killed_at_random_moments_always_resumes(tree, tmp_path):
     assert_same(weights(whole / "checkpoint-final.pth"), weights(killed / "checkpoint-final.pth"))
 
 
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this CPU has no such mode")
+def test_denormal_gradients_do_not_slow_a_run(tree, tmp_path):
+    """Seven times, in a step of the third stage."""
+    tiny = torch.tensor(torch.finfo(torch.float32).tiny)
+    assert tiny / 4 > 0
+    assert main(arguments(tree, tmp_path / "o", *GEOM, "--max_steps", "1")) == 0
+    assert tiny / 4 == 0
+    torch.set_flush_denormal(False)
+
+
 def test_finished_run_is_left_alone(tree, tmp_path):
     assert main(arguments(tree, tmp_path / "o", *GEOM)) == 0
     before = weights(tmp_path / "o/checkpoint-last.pth")
