@@ -172,6 +172,7 @@ def test_killed_at_random_moments_always_resumes(tree, tmp_path):
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this CPU has no such mode")
 def test_denormal_gradients_do_not_slow_a_run(tree, tmp_path):
     """Seven times, in a step of the third stage."""
+    torch.set_flush_denormal(False)
     tiny = torch.tensor(torch.finfo(torch.float32).tiny)
     assert tiny / 4 > 0
     assert main(arguments(tree, tmp_path / "o", *GEOM, "--max_steps", "1")) == 0
