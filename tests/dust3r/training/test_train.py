@@ -44,6 +44,7 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
@@ -177,7 +178,6 @@ def test_denormal_gradients_do_not_slow_a_run(tree, tmp_path):
     assert tiny / 4 > 0
     assert main(arguments(tree, tmp_path / "o", *GEOM, "--max_steps", "1")) == 0
     assert tiny / 4 == 0
-    torch.set_flush_denormal(False)
 
 
 def test_finished_run_is_left_alone(tree, tmp_path):
