@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     world = World.join(best_device(local_rank()))
     set_up_messages(world)
     try:
+        test_criterion = build_criterion(args.test_criterion or args.train_criterion)
         run, tests = set_up(args, world)
     except USER_ERRORS as error:
         # What a user wrote is mended by the message, not by the stack.
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         world.leave()
         return 2
     try:
-        train(run, tests, args)
+        train(run, tests, test_criterion, args)
     except (TrainingStopped, SampleError) as error:
         log.error("%s", error)
         return 1
@@ -139,7 +140,9 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
     return run, tests
 
 
-def train(run: Run, tests: dict[str, StereoLoader], args: argparse.Namespace) -> None:
+def train(
+    run: Run, tests: dict[str, StereoLoader], test_criterion: Criterion, args: argparse.Namespace
+) -> None:
     """Epochs of training, test and checkpoints, until done or asked to stop."""
     output_dir, progress = Path(args.output_dir), run.progress
 
@@ -154,7 +157,6 @@ def train(run: Run, tests: dict[str, StereoLoader], args: argparse.Namespace) ->
         save(f"checkpoint-step-{progress.step}.pth")
         save(checkpoint.LAST)
 
-    test_criterion = build_criterion(args.test_criterion or args.train_criterion)
     out_of_steps = args.max_steps is not None and progress.step >= args.max_steps
     while progress.epoch < args.epochs and not out_of_steps:
         started = time.perf_counter()
@@ -264,7 +266,7 @@ def resume(
         epoch_step=saved["epoch_step"],
         step=saved["step"],
         best_so_far=saved["best_so_far"],
-        meters=saved["meters"] if world.is_main else {},
+        meters=saved["meters"],
     )
 
 

@@ -255,6 +255,7 @@ def test_nan_poses_say_which_image(tree, tmp_path, caplog):
         (("--batch_size", "64"), "nproc_per_node"),
         (("--pretrained", "nowhere/nothing.pth"), "no file here"),
         (("--train_criterion", "L21"), "criterion"),
+        (("--test_criterion", "Regr3D(L12)"), "L21"),
     ],
 )
 def test_mistakes_end_with_a_message_before_anything_is_written(
