@@ -1,6 +1,8 @@
 """CroCo's layers: rotary embeddings, masks, the masked forward pass."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from croco.blocks import Attention, PatchEmbed, rope_base
 from croco.croco import CroCoNet
 from croco.masking import RandomMask
+from croco.packing import pack_linear_layers
 from croco.pos_embed import RoPE2D, grid_positions, sincos_embedding_2d
 
 TINY = {
@@ -129,3 +132,44 @@ def test_cosine_embedding_names_the_size_it_is_tied_to():
 
 def test_rope_base():
     assert rope_base("RoPE100") == 100 and rope_base("cosine") is None
+
+
+def packed_pair():
+    torch.manual_seed(0)
+    plain = Attention(32, 2).eval()
+    packed = copy.deepcopy(plain)
+    assert pack_linear_layers(packed) == 2
+    return plain, packed
+
+
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
+)
+
+
+@needs_onednn
+def test_packed_layers_compute_the_same_under_the_same_names():
+    plain, packed = packed_pair()
+    x = torch.randn(2, 7, 32)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(packed(x), plain(x))
+    assert packed.state_dict().keys() == plain.state_dict().keys()
+    packed(x).sum().backward()
+    assert packed.qkv.weight.grad.abs().sum() > 0
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        assert packed.qkv(x).dtype == torch.bfloat16
+
+
+@needs_onednn
+def test_packed_layers_use_the_copy_until_their_weights_change():
+    plain, packed = packed_pair()
+    x = torch.randn(2, 7, 32)
+    with torch.no_grad():
+        packed.qkv.packed = torch.ops.mkldnn._reorder_linear_weight(torch.zeros(96, 32), None)
+        assert torch.equal(packed.qkv(x), packed.qkv.bias.expand(2, 7, 96))
+        packed.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(packed(x), plain(x))
+        torch.testing.assert_close(copy.deepcopy(packed)(x), plain(x))
+        pickle.dumps(packed)
+        assert packed.double()(x.double()).dtype == torch.float64
