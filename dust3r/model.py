@@ -168,13 +168,18 @@ class AsymmetricCroCo3DStereo(
         ):
             part.compile()
 
-    def pack_weights(self) -> int:
-        """Make inference on the CPU faster, for as much memory again as the weights take.
+    def pack_weights(self, dtype: torch.dtype = torch.float32) -> int:
+        """Make inference on the CPU faster, for a reordered copy of the weights in memory.
 
-        Training, GPUs and bf16 go on as before. Returns the number of layers that were packed, 0
-        where torch was built without oneDNN. See ``croco.packing``.
+        Training, GPUs and other types go on as before. See ``croco.packing``.
+
+        Args:
+            dtype: fp32, or bf16 for inference under ``torch.autocast`` on CPUs that know bf16.
+
+        Returns:
+            the number of layers that were packed, 0 where torch was built without oneDNN.
         """
-        return pack_linear_layers(self)
+        return pack_linear_layers(self, dtype)
 
     def forward(
         self, view1: dict[str, Any], view2: dict[str, Any]

@@ -3,20 +3,30 @@
 python scripts/bench_forward.py [--heads dpt catmlp+dpt] [--sizes 224x224 512x384] [--repeats 3]
 
 FLOPs are torch's count; the share is FLOPs per second over the rate of a 2048^3 fp32 matrix product
-measured before and after in the same process. On the CPU, both are given for ``pack_weights()`` as
-well. Weights are random: time does not depend on them, but bf16's error does somewhat, so
+measured before and after in the same process. On the CPU, ``packed`` is after ``pack_weights()``,
+and so is bf16. Weights are random: time does not depend on them, but bf16's error does somewhat, so
 ``--ckpt`` takes published or trained weights.
 """
 
 import argparse
-from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from bench_common import HEADS, matrix_rate, median_seconds, random_views
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dust3r.training import checkpoint
 from dust3r.utils.spec import MODELS, build
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds of a call, its share of the fp32 matrix rate, and its points (B, H, W, 3)."""
+
+    seconds: float
+    share: float
+    points: Tensor
 
 
 def main() -> None:
@@ -30,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
-    print("| head | size | GFLOP | seconds | share of fp32 rate | packed | share | bf16 | error |")
+    print("| head | size | GFLOP | fp32 | share | packed | share | bf16 | error |")
     print("|---|---|---|---|---|---|---|---|---|")
     for head in args.heads:
         torch.manual_seed(0)
@@ -38,45 +48,52 @@ def main() -> None:
         model = build(spec, MODELS).eval().to(device)
         if args.ckpt:
             checkpoint.load_state_dict(model, checkpoint.load_file(args.ckpt)["model"])
-        packed = deepcopy(model)
-        if not packed.pack_weights():
-            packed = None
-        for size in args.sizes:
-            cells = [head, size, *measure(model, packed, size, args.repeats, args.bf16, device)]
-            print(f"| {' | '.join(cells)} |", flush=True)
+        for cells in measure(model, args.sizes, args.repeats, args.bf16, device):
+            print(f"| {head} | {' | '.join(cells)} |", flush=True)
 
 
 @torch.no_grad()
 def measure(
-    model: torch.nn.Module,
-    packed: torch.nn.Module | None,
-    size: str,
-    repeats: int,
-    bf16: bool,
-    device: str,
-) -> list[str]:
-    """The table's cells from GFLOP on; empty where something does not apply."""
-    width, height = map(int, size.split("x"))
-    views = random_views(1, height, width, device)
-    with FlopCounterMode(display=False) as counter:
-        exact = model(*views)[0]["pts3d"]
-    flops = counter.get_total_flops()
+    model: nn.Module, sizes: list[str], repeats: int, bf16: bool, device: str
+) -> list[list[str]]:
+    """The table's cells of every size, from the size on; ``model`` is left packed."""
+    pairs = {size: random_views(1, *map(int, size.split("x")[::-1]), device) for size in sizes}
+    flops = {}
+    for size, views in pairs.items():
+        with FlopCounterMode(display=False) as counter:
+            model(*views)
+        flops[size] = counter.get_total_flops()
 
-    def timed(network: torch.nn.Module) -> tuple[float, list[str]]:
-        before = matrix_rate()
-        elapsed = median_seconds(lambda: network(*views), repeats)
-        share = flops / elapsed / max(before, matrix_rate())
-        return elapsed, [f"{elapsed:.2f}", f"{share:.2f}"]
+    def timed() -> dict[str, Timing]:
+        timings = {}
+        for size, views in pairs.items():
+            before = matrix_rate()
+            seconds = median_seconds(lambda views=views: model(*views), repeats)
+            share = flops[size] / seconds / max(before, matrix_rate())
+            timings[size] = Timing(seconds, share, model(*views)[0]["pts3d"])
+        return timings
 
-    elapsed, cells = timed(model)
-    cells = [f"{flops / 1e9:.0f}", *cells, *(timed(packed)[1] if packed else ["", ""])]
-    if not bf16:
-        return [*cells, "", ""]
-    with torch.autocast(device, dtype=torch.bfloat16):
-        rough = model(*views)[0]["pts3d"]
-        half = median_seconds(lambda: model(*views), repeats)
-    error = ((rough - exact).norm() / exact.norm()).item()
-    return [*cells, f"{half:.2f} ({elapsed / half:.2f}x)", f"{error:.2%}"]
+    plain = timed()
+    packed = timed() if model.pack_weights() else {}
+    half = {}
+    if bf16:
+        model.pack_weights(torch.bfloat16)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            half = timed()
+    return [
+        [size, f"{flops[size] / 1e9:.0f}", *cells(plain[size], packed.get(size), half.get(size))]
+        for size in sizes
+    ]
+
+
+def cells(plain: Timing, packed: Timing | None, half: Timing | None) -> list[str]:
+    found = []
+    for timing in (plain, packed):
+        found += [f"{timing.seconds:.2f}", f"{timing.share:.2f}"] if timing else ["", ""]
+    if not half:
+        return [*found, "", ""]
+    error = (half.points - plain.points).norm() / plain.points.norm()
+    return [*found, f"{half.seconds:.2f} ({half.seconds / plain.seconds:.2f}x)", f"{error:.2%}"]
 
 
 if __name__ == "__main__":

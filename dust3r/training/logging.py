@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dust3r.training.distributed import World
+from dust3r.utils.files import atomic_path
 from dust3r.utils.panels import depth_figure
 
 PANEL_SAMPLES = 2
@@ -87,7 +88,8 @@ class Recorder:
         lines = self.log_file.read_text().splitlines() if self.log_file.is_file() else []
         # A killed run may have logged an epoch that it did not get to save.
         kept = [line for line in lines if json.loads(line)["epoch"] < entry["epoch"]]
-        self.log_file.write_text("\n".join([*kept, json.dumps(entry)]) + "\n")
+        with atomic_path(self.log_file) as temporary:
+            temporary.write_text("\n".join([*kept, json.dumps(entry)]) + "\n")
         self._board.flush()
 
     def close(self) -> None:

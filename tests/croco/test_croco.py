@@ -157,8 +157,20 @@ def test_packed_layers_compute_the_same_under_the_same_names():
     assert packed.state_dict().keys() == plain.state_dict().keys()
     packed(x).sum().backward()
     assert packed.qkv.weight.grad.abs().sum() > 0
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
-        assert packed.qkv(x).dtype == torch.bfloat16
+
+
+@needs_onednn
+def test_packed_in_bf16_serves_autocast_alone():
+    plain, packed = packed_pair()
+    assert pack_linear_layers(packed, torch.bfloat16) == 2
+    x = torch.randn(2, 7, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), plain(x), rtol=0, atol=0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert packed.qkv(x).dtype == torch.bfloat16
+            torch.testing.assert_close(packed(x), plain(x), rtol=0.02, atol=0.02)
+    with pytest.raises(ValueError, match=r"not torch.float16"):
+        pack_linear_layers(packed, torch.float16)
 
 
 @needs_onednn
