@@ -47,6 +47,7 @@ def main() -> None:
 
 
 def row(stage: str, args: argparse.Namespace, device: str) -> str:
+    torch.set_flush_denormal(True)  # as train.py
     width, height = map(int, args.size.split("x"))
     spec = f"AsymmetricMASt3R({HEADS[STAGES[stage]]}, {args.widths})"
     model = build(spec, MODELS).to(device)
