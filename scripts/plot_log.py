@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from dust3r.utils.files import atomic_path
 
@@ -59,9 +60,10 @@ def draw(runs: list[list[dict]], names: list[str]) -> plt.Figure:
         start = steps[-1]
     errors.set_ylabel("pointmap error, scene = 1")
     errors.set_yscale("log")
-    errors.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%.2g"))
-    errors.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.2g"))
-    errors.grid(True, which="both", alpha=0.3)
+    errors.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    errors.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
+    errors.yaxis.set_minor_formatter(NullFormatter())
+    errors.grid(True, alpha=0.3)
     errors.legend()
     rate.set_ylabel("learning rate")
     rate.set_xlabel("updates")
