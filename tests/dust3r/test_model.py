@@ -250,3 +250,14 @@ def test_compiled_layers_keep_names():
     names = list(net.state_dict())
     net.compile_layers()
     assert list(net.state_dict()) == names
+
+
+@torch.no_grad()
+def test_packed_weights_predict_the_same():
+    net = model()
+    names, plain = list(net.state_dict()), net(*views())
+    packed = net.pack_weights()
+    assert packed == sum(isinstance(m, torch.nn.Linear) for m in net.modules()) or packed == 0
+    assert list(net.state_dict()) == names
+    for before, after in zip(plain, net(*views()), strict=True):
+        assert_close(after, before)
