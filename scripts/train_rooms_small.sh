@@ -6,7 +6,7 @@
 #   SCENES      rooms to render for training            (586)
 #   PROCESSES   training processes                      (2)
 #   EPOCHS_112, EPOCHS_224   lengths of the two parts   (30, 15)
-#   PRECISION   fp32, or bf16 where the machine has it: a third less time   (fp32)
+#   PRECISION   fp32, or bf16 where the machine has it    (fp32)
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 DATA="${DATA:-data/rooms_small}" OUT="${OUT:-output/rooms_small}"
