@@ -1,6 +1,8 @@
 """From a dataset, or its specification string, to batches."""
 
+import os
 import signal
+import threading
 
 import cv2
 import torch
@@ -104,6 +106,19 @@ def get_data_loader(
 def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # Slurm and torchrun ask every process of a job to stop; it is for the process that trains to
-    # finish its step, save, and end its workers.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_asks, daemon=True).start()
+
+
+def _end_when_parent_asks() -> None:
+    """End this worker at a SIGTERM from its parent, and at no other.
+
+    Slurm and Kubernetes ask every process of a job to stop; it is for the process that trains to
+    finish its step, save, and end its workers, which need their batches until then. Ignoring the
+    signal whoever sends it would hang a parent at its exit: multiprocessing terminates what is
+    left of its children, and then waits for them.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

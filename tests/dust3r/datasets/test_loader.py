@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,20 @@ def test_a_bad_sample_stops_the_epoch_with_its_file(dataset, num_workers):
     with pytest.raises(SampleError, match=str(path)) as error:
         next(iter(loader))
     assert "sample 0 " in str(error.value)
+
+
+def test_a_process_that_still_holds_workers_ends(dataset):
+    """Its exit terminates them and waits: they must heed their parent's SIGTERM."""
+    script = f"""
+from dust3r.datasets import get_data_loader
+text = "ScanNetpp(split='train', ROOT={str(dataset.root)!r}, resolution=32)"
+batches = iter(get_data_loader(text, batch_size=2, num_workers=1))
+next(batches)
+import builtins
+builtins.held = batches
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=30, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_skipping_counts_over_workers_and_epochs(dataset):
