@@ -20,14 +20,6 @@ class PackedLinear(nn.Linear):
     after it.
     """
 
-    @classmethod
-    def of(cls, linear: nn.Linear, dtype: torch.dtype) -> "PackedLinear":
-        """A layer that shares the parameters of ``linear``, with a copy of type ``dtype``."""
-        packed = cls.__new__(cls)
-        packed.__dict__ = linear.__dict__.copy()
-        packed.pack(dtype)
-        return packed
-
     def pack(self, dtype: torch.dtype) -> None:
         """Take the copy from the weights as they are now."""
         weight = self.weight.detach().to(dtype)
@@ -59,7 +51,7 @@ class PackedLinear(nn.Linear):
 
 
 def pack_linear_layers(model: nn.Module, dtype: torch.dtype = torch.float32) -> int:
-    """Replace every fp32 ``nn.Linear`` on the CPU inside ``model`` by its packed form, in place.
+    """Make every fp32 ``nn.Linear`` on the CPU inside ``model`` a ``PackedLinear``, in place.
 
     Args:
         dtype: of the copies: fp32, or bf16 for inference under ``torch.autocast``.
@@ -75,13 +67,13 @@ def pack_linear_layers(model: nn.Module, dtype: torch.dtype = torch.float32) -> 
     if not torch.backends.mkldnn.is_available():
         return 0
     count = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if not isinstance(child, nn.Linear) or child.weight.dtype != torch.float32:
-                continue
-            if child.weight.device.type == "cpu":
-                setattr(parent, name, PackedLinear.of(child, dtype))
-                count += 1
+    for layer in model.modules():
+        if not isinstance(layer, nn.Linear) or layer.weight.dtype != torch.float32:
+            continue
+        if layer.weight.device.type == "cpu":
+            layer.__class__ = PackedLinear
+            layer.pack(dtype)
+            count += 1
     return count
 
 

@@ -64,13 +64,18 @@ def measure(
             model(*views)
         flops[size] = counter.get_total_flops()
 
-    def timed() -> dict[str, Timing]:
+    def timed(half: bool = False) -> dict[str, Timing]:
         timings = {}
         for size, views in pairs.items():
+
+            def forward(views: tuple[dict, dict] = views) -> Tensor:
+                with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+                    return model(*views)[0]["pts3d"]
+
             before = matrix_rate()
-            seconds = median_seconds(lambda views=views: model(*views), repeats)
+            seconds = median_seconds(forward, repeats)
             share = flops[size] / seconds / max(before, matrix_rate())
-            timings[size] = Timing(seconds, share, model(*views)[0]["pts3d"])
+            timings[size] = Timing(seconds, share, forward())
         return timings
 
     plain = timed()
@@ -78,8 +83,7 @@ def measure(
     half = {}
     if bf16:
         model.pack_weights(torch.bfloat16)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            half = timed()
+        half = timed(half=True)
     return [
         [size, f"{flops[size] / 1e9:.0f}", *cells(plain[size], packed.get(size), half.get(size))]
         for size in sizes

@@ -7,13 +7,11 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from dust3r.utils.files import atomic_path
+from dust3r.utils.plots import save_png
 
 TERMS = {"Regr3D_pts3d_1": "view 1", "Regr3D_pts3d_2": "view 2"}
 
@@ -24,9 +22,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help=".png to write")
     args = parser.parse_args()
     runs = [read(path) for path in args.logs]
-    figure = draw(runs, [path.parent.name for path in args.logs])
-    with atomic_path(args.output) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+    save_png(draw(runs, [path.parent.name for path in args.logs]), args.output)
 
 
 def read(path: Path) -> list[dict]:
@@ -34,11 +30,11 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def draw(runs: list[list[dict]], names: list[str]) -> plt.Figure:
+def draw(runs: list[list[dict]], names: list[str]) -> Figure:
     """Pointmap errors and learning rate over the updates of all runs, laid end to end."""
-    figure, (errors, rate) = plt.subplots(
-        2, 1, sharex=True, figsize=(8, 5.5), height_ratios=(3, 1), layout="constrained"
-    )
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    errors, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     start = 0
     for run, name in zip(runs, names, strict=True):
         steps = [start + line["step"] for line in run]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dust3r.training.stages import UQ_HEADS
+from dust3r.training.stages import UQ_HEADS, lies_in
 
 REFERENCE_BATCH = 256
 
@@ -53,7 +53,7 @@ def make_optimizer(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            scale = 1.0 if set(name.split(".")).isdisjoint(UQ_HEADS) else uq_lr_scale
+            scale = uq_lr_scale if lies_in(name, UQ_HEADS) else 1.0
             decay = weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
     if not groups:

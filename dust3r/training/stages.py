@@ -1,6 +1,6 @@
 """What trains in each stage, and on what: the one table, and what applies it to a model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from dust3r.uncertainty.losses import (
 
 EVERYTHING = "*"
 
+Views = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+
 # Parts of the uncertainty heads, and the head types that have them.
 UQ_HEADS = {
     "depth_evi_head": "'dpt_uq' or 'dpt_uq_feat'",
@@ -25,7 +27,10 @@ UQ_HEADS = {
     "depth_evi_head_feat": "'dpt_uq_feat'",
 }
 
-Views = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+def lies_in(parameter_name: str, parts: Iterable[str]) -> bool:
+    """Whether a parameter belongs to one of these parts of the model, at whatever depth."""
+    return not set(parts).isdisjoint(parameter_name.split("."))
+
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class StageRun:
         self._check_heads(model)
         if EVERYTHING not in self.stage.trains:
             for parameter_name, parameter in model.named_parameters():
-                parameter.requires_grad_(self._trains(parameter_name))
+                parameter.requires_grad_(lies_in(parameter_name, self.stage.trains))
 
     def train_mode(self, model: nn.Module) -> None:
         """Train mode for what trains; a module without a trained parameter is in eval mode."""
@@ -163,9 +168,6 @@ class StageRun:
         if not isinstance(total, Tensor):
             raise ValueError(f"stage '{self.name}': all of its weights (--lambda_...) are zero")
         return total, details
-
-    def _trains(self, parameter_name: str) -> bool:
-        return not set(self.stage.trains).isdisjoint(parameter_name.split("."))
 
     def _check_heads(self, model: nn.Module) -> None:
         present = {part for name, _ in model.named_modules() for part in name.split(".")}
