@@ -1,0 +1,129 @@
+"""What a reconstruction is once alignment has ended: plain arrays, for exports, pages and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dust3r.utils.geometry import geotrf
+
+if TYPE_CHECKING:
+    from dust3r.cloud_opt.base_opt import BaseOptimizer
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an image comes from, and how its pixels lie in the original.
+
+    Attributes:
+        name: file name without folders, unique among the images of a reconstruction.
+        path: the file; None for an image that was given as pixels.
+        size: (width, height) of the upright original, its EXIF rotation applied.
+        to_original: (3, 3) affine map from homogeneous pixels (u, v, 1) of the network's image to
+            those of the upright original, both with the centre of the first pixel at (0, 0).
+    """
+
+    name: str
+    path: Path | None
+    size: tuple[int, int]
+    to_original: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Cameras, depth and points of N images, in the scene's own unit.
+
+    Axes are OpenCV's, poses camera-to-world. Image n is (H_n, W_n), upright as the network saw it.
+
+    Attributes:
+        sources: of the images.
+        images: (H, W, 3) float32 RGB in [0, 1] each.
+        poses: (N, 4, 4) float64, camera-to-world.
+        intrinsics: (N, 3, 3) float64, of the network's images.
+        depthmaps: (H, W) float32 each, z.
+        confidences: (H, W) float32 each, as of the model's ``conf``; only their order means
+            something.
+        valid: (H, W) bool each: what may become a point. False where a mask, the sky or the
+            clean-up took it away, or nothing was predicted.
+        deviations: (H, W) float32 standard deviation of a point's depth each, in scene units; None
+            where the model states none.
+        notes: what the person who asked should know, such as images that were left out.
+    """
+
+    sources: tuple[Source, ...]
+    images: tuple[np.ndarray, ...]
+    poses: np.ndarray
+    intrinsics: np.ndarray
+    depthmaps: tuple[np.ndarray, ...]
+    confidences: tuple[np.ndarray, ...]
+    valid: tuple[np.ndarray, ...]
+    deviations: tuple[np.ndarray, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_scene(
+        cls, scene: BaseOptimizer, sources: Sequence[Source], notes: Sequence[str] = ()
+    ) -> Reconstruction:
+        """The state of an aligned scene; ``sources`` has one for each of its images."""
+
+        def arrays(tensors: Sequence) -> tuple[np.ndarray, ...]:
+            return tuple(tensor.detach().cpu().numpy() for tensor in tensors)
+
+        deviations = scene.get_deviations()
+        return cls(
+            sources=tuple(sources),
+            images=tuple(scene.imgs),
+            poses=scene.get_im_poses().detach().double().cpu().numpy(),
+            intrinsics=scene.get_intrinsics().detach().double().cpu().numpy(),
+            depthmaps=arrays(scene.get_depthmaps()),
+            confidences=arrays(scene.im_conf),
+            valid=arrays(scene.get_valid()),
+            deviations=None if deviations is None else arrays(deviations),
+            notes=tuple(notes),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def pts3d(self, index: int) -> np.ndarray:
+        """World points (H, W, 3) float32 of one image."""
+        depth = self.depthmaps[index]
+        height, width = depth.shape
+        u, v = np.meshgrid(np.arange(width), np.arange(height))
+        pixels = np.stack([u, v, np.ones_like(u)], -1)
+        rays = pixels @ np.linalg.inv(self.intrinsics[index]).T
+        return geotrf(self.poses[index], rays * depth[..., None]).astype(np.float32)
+
+    def original_intrinsics(self) -> np.ndarray:
+        """Intrinsics (N, 3, 3) of the upright originals: crop and scale undone."""
+        maps = np.stack([source.to_original for source in self.sources])
+        return maps @ self.intrinsics
+
+    def kept(self, min_confidence: float = 0.0, hide: float = 0.0) -> list[np.ndarray]:
+        """Which points to show, (H, W) bool per image.
+
+        Args:
+            min_confidence: least confidence of a shown point.
+            hide: fraction in [0, 1] of the otherwise shown points of the whole scene to leave out,
+                the least certain first: by standard deviation relative to depth where there is one
+                (distance alone makes no point doubtful), else by confidence.
+        """
+        kept = [v & (c >= min_confidence) for v, c in zip(self.valid, self.confidences, strict=True)]
+        if hide <= 0:
+            return kept
+        doubts = self.doubts()
+        shown = np.concatenate([doubt[keep] for doubt, keep in zip(doubts, kept, strict=True)])
+        if not shown.size:
+            return kept
+        limit = np.quantile(shown, 1 - hide) if hide < 1 else -np.inf
+        return [keep & (doubt <= limit) for doubt, keep in zip(doubts, kept, strict=True)]
+
+    def doubts(self) -> list[np.ndarray]:
+        """How doubtful each point is, (H, W) per image: sigma / depth, else 1 / confidence."""
+        if self.deviations is None:
+            return [1 / confidence for confidence in self.confidences]
+        return [s / np.abs(d) for s, d in zip(self.deviations, self.depthmaps, strict=True)]
