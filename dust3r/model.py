@@ -190,10 +190,25 @@ class AsymmetricCroCo3DStereo(
         transposed; ``instance`` to recognise a symmetrised batch, whose images are encoded once.
         """
         shape1, shape2 = _true_shape(view1), _true_shape(view2)
-        (tokens1, positions1), (tokens2, positions2) = self.encode_pair(view1, view2)
-        layers1, layers2 = self.decode(tokens1, positions1, tokens2, positions2)
-        prediction1 = self._run_head(self.downstream_head1, layers1, shape1)
-        prediction2 = self._run_head(self.downstream_head2, layers2, shape2)
+        features1, features2 = self.encode_pair(view1, view2)
+        return self.predict(features1, shape1, features2, shape2)
+
+    def predict(
+        self,
+        features1: tuple[Tensor, Tensor],
+        true_shape1: Tensor,
+        features2: tuple[Tensor, Tensor],
+        true_shape2: Tensor,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """``forward`` from where both views are encoded.
+
+        Args:
+            features1, features2: tokens and positions of ``encode_image``.
+            true_shape1, true_shape2: (B, 2), upright (height, width).
+        """
+        layers1, layers2 = self.decode(*features1, *features2)
+        prediction1 = self._run_head(self.downstream_head1, layers1, true_shape1)
+        prediction2 = self._run_head(self.downstream_head2, layers2, true_shape2)
         prediction2["pts3d_in_other_view"] = prediction2.pop("pts3d")
         return prediction1, prediction2
 

@@ -1,7 +1,9 @@
 """Devices, and moving batches to them."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,3 +28,31 @@ def view_to_device(view: dict[str, Any], device: torch.device) -> dict[str, Any]
         else value
         for key, value in view.items()
     }
+
+
+def to_cpu(nested: Any) -> Any:
+    """Dictionaries, lists and tuples of tensors with every tensor on the CPU, free of its graph."""
+    return _map_tensors(nested, lambda tensor: tensor.detach().cpu())
+
+
+def to_numpy(nested: Any) -> Any:
+    """Dictionaries, lists and tuples of tensors with every tensor as an array; others as they are.
+
+    bf16, which numpy has not, becomes float32.
+    """
+    return _map_tensors(nested, _array)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _map_tensors(nested: Any, change: Callable[[Tensor], Any]) -> Any:
+    if isinstance(nested, Tensor):
+        return change(nested)
+    if isinstance(nested, Mapping):
+        return {key: _map_tensors(value, change) for key, value in nested.items()}
+    if isinstance(nested, list | tuple):
+        return type(nested)(_map_tensors(value, change) for value in nested)
+    return nested
