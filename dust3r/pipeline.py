@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from dust3r.cloud_opt import GlobalAlignerMode, global_aligner
-from dust3r.cloud_opt.overlap import overlapping_parts
 from dust3r.image_pairs import make_pairs
 from dust3r.inference import inference
 from dust3r.model import AsymmetricCroCo3DStereo
+from dust3r.overlap import overlapping_parts
 from dust3r.reconstruction import Reconstruction
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,9 @@ def reconstruct(
         return part
 
     pairs = make_pairs(images, scene_graph)
+    notes: list[str] = []
+    if check_overlap:
+        pairs, notes = _largest_part(images, pairs, verbose)
     output = inference(
         pairs,
         model,
@@ -76,9 +79,6 @@ def reconstruct(
         verbose=verbose,
         progress=report("looking at pairs", 0.0, _ALIGNMENT_BEGINS),
     )
-    notes: list[str] = []
-    if check_overlap:
-        output, notes = _largest_overlapping(output, {int(v["idx"]): v["source"] for v in images})
     scene = global_aligner(
         output,
         mode=GlobalAlignerMode.PointCloudOptimizer,
@@ -101,44 +101,32 @@ def reconstruct(
     return result
 
 
-def _largest_overlapping(
-    output: dict[str, Any], sources: dict[int, Any]
-) -> tuple[dict[str, Any], list[str]]:
+def _largest_part(
+    images: Sequence[dict[str, Any]], pairs: list[tuple[dict, dict]], verbose: bool
+) -> tuple[list[tuple[dict, dict]], list[str]]:
     """The pairs among the largest part of images that overlap, and what was left out.
 
-    Two images are always kept, with a note: there is nothing else to reconstruct.
+    Where no two images overlap all pairs stay, with a note: there is nothing else to reconstruct.
     """
-    parts = overlapping_parts(output)
+    parts = overlapping_parts(images, pairs, verbose)
     if len(parts) == 1:
-        return output, []
+        return pairs, []
     named = "; ".join(
-        f"part {number}: {', '.join(sources[i].name for i in part)}"
+        f"part {number}: {', '.join(images[n]['source'].name for n in part)}"
         for number, part in enumerate(parts, 1)
     )
     if len(parts[0]) == 1:
         note = (
-            "no two images seem to show the same place, so cameras and points may be wrong: take "
-            f"photographs that overlap by half or more ({named})"
+            "no matches confirm that these images show the same place, so cameras and points may "
+            f"be wrong; photographs that overlap by half or more are safe ({named})"
         )
         log.warning(note)
-        return output, [note]
+        return pairs, [note]
     note = (
         f"the images seem to show {len(parts)} places that do not overlap; only part 1 is "
-        f"reconstructed. Add photographs between the parts, or reconstruct each alone. {named}"
+        "reconstructed. Add photographs between the parts, reconstruct each alone, or switch the "
+        f"check off. {named}"
     )
     log.warning(note)
-    largest = set(parts[0])
-    ids = zip(output["view1"]["idx"], output["view2"]["idx"], strict=True)
-    keep = [p for p, pair in enumerate(ids) if {int(i) for i in pair} <= largest]
-
-    def chosen(values: Any) -> Any:
-        if isinstance(values, torch.Tensor):
-            return values[keep]
-        return [values[p] for p in keep] if isinstance(values, (list, tuple)) else values
-
-    return {
-        key: {name: chosen(values) for name, values in part.items()}
-        if isinstance(part, dict)
-        else part
-        for key, part in output.items()
-    }, [note]
+    kept = {int(images[n]["idx"]) for n in parts[0]}
+    return [pair for pair in pairs if {int(view["idx"]) for view in pair} <= kept], [note]

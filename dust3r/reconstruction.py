@@ -1,4 +1,4 @@
-"""What a reconstruction is once alignment has ended: plain arrays, for exports, pages and tables."""
+"""A reconstruction once alignment has ended: plain arrays, for exports, pages and tables."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ class Reconstruction:
                 the least certain first: by standard deviation relative to depth where there is one
                 (distance alone makes no point doubtful), else by confidence.
         """
-        kept = [v & (c >= min_confidence) for v, c in zip(self.valid, self.confidences, strict=True)]
+        stated = zip(self.valid, self.confidences, strict=True)
+        kept = [valid & (confidence >= min_confidence) for valid, confidence in stated]
         if hide <= 0:
             return kept
         doubts = self.doubts()
@@ -123,7 +124,15 @@ class Reconstruction:
         return [keep & (doubt <= limit) for doubt, keep in zip(doubts, kept, strict=True)]
 
     def doubts(self) -> list[np.ndarray]:
-        """How doubtful each point is, (H, W) per image: sigma / depth, else 1 / confidence."""
+        """How doubtful each point is, (H, W) per image: sigma / depth, else 1 / confidence.
+
+        Infinite where there is no point.
+        """
         if self.deviations is None:
-            return [1 / confidence for confidence in self.confidences]
-        return [s / np.abs(d) for s, d in zip(self.deviations, self.depthmaps, strict=True)]
+            wholes, parts = [np.ones_like(one) for one in self.confidences], self.confidences
+        else:
+            wholes, parts = self.deviations, self.depthmaps
+        return [
+            np.divide(whole, part, out=np.full_like(whole, np.inf), where=part > 0)
+            for whole, part in zip(wholes, parts, strict=True)
+        ]

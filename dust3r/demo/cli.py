@@ -1,0 +1,33 @@
+"""The command line of ``demo.py``."""
+
+import logging
+import sys
+
+from dust3r.demo import arguments, batch, server, weights
+from dust3r.training import checkpoint
+
+log = logging.getLogger(__name__)
+
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, checkpoint.CheckpointError)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Serve the page until it is stopped, or write files; the exit status."""
+    args = arguments.parse(given)
+    level = logging.WARNING if args.silent else logging.INFO
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    for chatty in ("httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        args.device = weights.chosen_device(args.device)
+        if args.images:
+            written = batch.run(args)
+            sys.stdout.write("".join(f"{path}\n" for path in written))
+        else:
+            server.serve(args)
+    except USER_ERRORS as error:
+        # What a user wrote is mended by the message, not by the stack.
+        log.error("%s", error)
+        log.debug("raised here", exc_info=True)
+        return 2
+    return 0
