@@ -19,6 +19,7 @@ Progress = Callable[[str, float], None]
 
 # Where the parts of the work begin, as fractions of the whole on a CPU.
 _ALIGNMENT_BEGINS, _MAPS_BEGIN = 0.7, 0.95
+_LEAST_TOLERANCE = 0.001
 
 
 def reconstruct(
@@ -91,12 +92,11 @@ def reconstruct(
     )
     report("fusing depth maps", _MAPS_BEGIN, 1.0)
     if clean:
-        scene = scene.clean_pointcloud()
+        # Closer than their own noise, points contradict nobody.
+        scene = scene.clean_pointcloud(tol=max(_LEAST_TOLERANCE, 2 * scene.depth_noise))
     if sky:
         scene = scene.mask_sky()
-    sources = {int(view["idx"]): view["source"] for view in images}
-    chosen = [sources[name] for name in scene.image_ids]
-    result = Reconstruction.from_scene(scene, chosen, [*notes, *scene.notes])
+    result = Reconstruction.from_scene(scene, notes)
     report("done", 1.0, 1.0)
     return result
 

@@ -65,17 +65,15 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_scene(
-        cls, scene: BaseOptimizer, sources: Sequence[Source], notes: Sequence[str] = ()
-    ) -> Reconstruction:
-        """The state of an aligned scene; ``sources`` has one for each of its images."""
+    def from_scene(cls, scene: BaseOptimizer, notes: Sequence[str] = ()) -> Reconstruction:
+        """The state of an aligned scene; ``notes`` come before its own."""
 
         def arrays(tensors: Sequence) -> tuple[np.ndarray, ...]:
             return tuple(tensor.detach().cpu().numpy() for tensor in tensors)
 
         deviations = scene.get_deviations()
         return cls(
-            sources=tuple(sources),
+            sources=scene.sources,
             images=tuple(scene.imgs),
             poses=scene.get_im_poses().detach().double().cpu().numpy(),
             intrinsics=scene.get_intrinsics().detach().double().cpu().numpy(),
@@ -83,7 +81,7 @@ class Reconstruction:
             confidences=arrays(scene.im_conf),
             valid=arrays(scene.get_valid()),
             deviations=None if deviations is None else arrays(deviations),
-            notes=tuple(notes),
+            notes=(*notes, *scene.notes),
         )
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from dust3r.cloud_opt.cleaning import points_in_front, sky_of
 from dust3r.cloud_opt.observations import Observations, read_output
 from dust3r.cloud_opt.pinhole import Pinholes
+from dust3r.reconstruction import Source
 from dust3r.utils.geometry import depthmap_to_pts3d, geotrf
 from dust3r.utils.image import rgb
 
@@ -38,6 +39,7 @@ class BaseOptimizer:
         imgs: (H, W, 3) float32 in [0, 1] per image.
         imshapes: (height, width) per image.
         image_ids: ``idx`` of each image; some are missing where pairs did not connect all.
+        sources: of the images, as ``load_images`` found them.
         im_conf: (H, W) largest confidence of each pixel over all pairs, per image.
         edges: (i, j) per pair.
         notes: what the user should know.
@@ -76,6 +78,7 @@ class BaseOptimizer:
         self.edges = [tuple(edge) for edge in self.observations.edges.tolist()]
         self.n_edges = len(self.edges)
         self.imgs = _upright_images(view1, view2, self.image_ids)
+        self.sources = _sources(view1, view2, self.image_ids, self.imshapes)
         self.im_conf = _largest_confidences(self.observations)
         sizes = torch.tensor(self.imshapes).double()
         self._known_poses = torch.eye(4).double().repeat(self.n_imgs, 1, 1)
@@ -253,6 +256,23 @@ def _upright_images(
         for name, image in zip(view["idx"], view["img"], strict=True):
             where.setdefault(int(name), image)
     return [rgb(where[name].reshape(where[name].shape[-3:])) for name in image_ids]
+
+
+def _sources(
+    view1: Mapping[str, Any],
+    view2: Mapping[str, Any],
+    image_ids: Sequence[int],
+    shapes: Sequence[tuple[int, int]],
+) -> tuple[Source, ...]:
+    """Those of the views; views made without ``load_images`` are their own originals."""
+    found: dict[int, Source] = {}
+    for view in (view1, view2):
+        for name, source in zip(view["idx"], view.get("source", ()), strict=False):
+            found.setdefault(int(name), source)
+    return tuple(
+        found.get(name) or Source(f"image_{name:03d}.png", None, (width, height), np.eye(3))
+        for name, (height, width) in zip(image_ids, shapes, strict=True)
+    )
 
 
 def _largest_confidences(observations: Observations) -> list[Tensor]:

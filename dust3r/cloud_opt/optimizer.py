@@ -106,6 +106,12 @@ class PointCloudOptimizer(BaseOptimizer):
     def get_deviations(self) -> list[Tensor] | None:
         return self._fuse()[1]
 
+    @property
+    def depth_noise(self) -> float:
+        """Standard deviation of one pair's depth against the scene's, relative to depth."""
+        self._aligned()
+        return self._kernel.depth_spread
+
     def get_pw_poses(self) -> Tensor:
         """(P, 4, 4) similarities from every pair's frame to the world."""
         state = self._aligned()

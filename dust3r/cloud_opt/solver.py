@@ -56,6 +56,11 @@ class Kernel:
     width: float
     ratio: float
 
+    @property
+    def depth_spread(self) -> float:
+        """Standard deviation of a pair's depth, relative to depth, as the residuals show it."""
+        return self.width / (_KERNEL_WIDTH * _MEDIAN_2D) / self.ratio
+
     @classmethod
     def of(cls, across: Tensor, along: Tensor) -> "Kernel":
         """From the residuals' norms across (K,) and sizes along (K,) the rays."""

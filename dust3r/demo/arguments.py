@@ -107,6 +107,7 @@ def _files(group: argparse._ArgumentGroup) -> None:
     add("--masked", choices=MASKED, help="what the network sees under a mask (keep: the image)")
     add("--sky", action="store_true", help="leave out the sky")
     add("--no_clean", action="store_true", help="keep points that hide what other images saw")
+    add("--keep_all", action="store_true", help="keep images that share nothing with the others")
     add("--min_conf", type=float, help="least confidence of an exported point (0)")
     add("--hide", type=_percent, help="percentage of points to leave out, the least certain (0)")
 

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> list[Path]:
             weights=args.weights_by,
             clean=not args.no_clean,
             sky=args.sky,
+            check_overlap=not args.keep_all,
             verbose=False,
             progress=progress,
         )

@@ -59,6 +59,7 @@ class Settings:
     masked: str
     sky: bool
     clean: bool
+    check_overlap: bool
 
     @property
     def scene_graph(self) -> str:
@@ -179,6 +180,7 @@ class Events:
                 weights=settings.weights,
                 clean=settings.clean,
                 sky=settings.sky,
+                check_overlap=settings.check_overlap,
                 verbose=False,
                 progress=progress,
             )

@@ -166,6 +166,7 @@ def _settings(events: Events, images: gr.File) -> dict[str, Any]:
         )
         sky = gr.Checkbox(label="Leave out the sky")
         clean = gr.Checkbox(True, label="Leave out what hides what other images saw")
+        overlap = gr.Checkbox(True, label="Leave out images that share nothing with the others")
         gr.Markdown("Masks are named as their images; what is black is left out.")
         masks = gr.File(
             label="Masks",
@@ -196,6 +197,7 @@ def _settings(events: Events, images: gr.File) -> dict[str, Any]:
         "masked": masked,
         "sky": sky,
         "clean": clean,
+        "check_overlap": overlap,
         "masks": masks,
     }
 

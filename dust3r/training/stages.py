@@ -27,10 +27,10 @@ UQ_HEADS = {
     "depth_evi_head_feat": "'dpt_uq_feat'",
 }
 
+
 def lies_in(parameter_name: str, parts: Iterable[str]) -> bool:
     """Whether a parameter belongs to one of these parts of the model, at whatever depth."""
     return not set(parts).isdisjoint(parameter_name.split("."))
-
 
 
 @dataclass(frozen=True)
