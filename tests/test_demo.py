@@ -204,7 +204,7 @@ class Visitor:
         raise AssertionError("no answer")
 
     def reconstruct(self, *images: object, masks: list | None = None) -> dict:
-        settings = ("complete", 3, False, 1, 10, False, "confidence", "keep", False, True)
+        settings = ("complete", 3, False, 1, 10, False, "confidence", "keep", False, True, True)
         return self.call("reconstruct", None, list(images), masks, *settings, *LOOK)
 
 
@@ -350,7 +350,7 @@ class TestServer:
 
     @pytest.mark.parametrize(("value", "place"), [(10**9, 4), ("nonsense", 0), ([], 1)])
     def test_settings_out_of_range_are_refused(self, visitor, value, place):
-        settings = ["complete", 3, False, 1, 10, False, "confidence", "keep", False, True]
+        settings = ["complete", 3, False, 1, 10, False, "confidence", "keep", False, True, True]
         settings[place] = value
         images = [visitor.upload(p.name, p.read_bytes()) for p in ROOM[:2]]
         assert not visitor.call("reconstruct", None, images, None, *settings, *LOOK)["success"]
@@ -358,7 +358,7 @@ class TestServer:
     def test_any_image_can_be_the_reference(self, visitor):
         images = [visitor.upload(p.name, p.read_bytes()) for p in ROOM]
         visitor.call("count", images)
-        settings = ("oneref", 3, False, 3, 10, False, "confidence", "keep", False, True)
+        settings = ("oneref", 3, False, 3, 10, False, "confidence", "keep", False, True, True)
         assert visitor.call("reconstruct", None, images, None, *settings, *LOOK)["success"]
 
     def test_the_page_asks_nobody_else(self, running):
