@@ -51,8 +51,6 @@ def run(args: argparse.Namespace) -> list[Path]:
             verbose=False,
             progress=progress,
         )
-    for note in result.notes:
-        log.warning("%s", note)
     kept = result.kept(args.min_conf, args.hide / 100)
     names = [source.name for source in result.sources]
     written = list(export_all(result, args.output_dir, kept=kept).values())
