@@ -89,7 +89,7 @@ class BaseOptimizer:
             focals=sizes.max(dim=1).values[:, None].repeat(1, 2),
             centres=sizes.flip(1) / 2,
             fixed_focals=no,
-            fixed_centres=no if optimize_pp else ~no,
+            fixed_centres=no.clone() if optimize_pp else ~no,
             shared=shared_intrinsics,
             fx_and_fy=fx_and_fy,
         )
@@ -107,30 +107,37 @@ class BaseOptimizer:
         """
         for n, pose in self._for_chosen(known_poses, pose_msk, "pose"):
             pose = torch.as_tensor(np.asarray(pose), dtype=torch.float64)
-            turn = pose[:3, :3]
-            rigid = pose.shape == (4, 4) and torch.allclose(
-                turn @ turn.T, torch.eye(3).double(), atol=1e-3
-            )
-            if not rigid or torch.linalg.det(turn) < 0:
+            if pose.shape != (4, 4) or not _is_rigid(pose):
                 raise ValueError(
                     f"the pose of image {n} is no rigid camera-to-world matrix (4, 4): {pose}"
                 )
             self._known_poses[n], self._fixed_poses[n] = pose, True
 
     def preset_focal(self, known_focals: Sequence[float], msk: Any = None) -> None:
-        """Fix focals in pixels of the network's images, of all images or those ``msk`` chooses."""
+        """Fix focals in pixels of the network's images, of all images or those ``msk`` chooses.
+
+        With ``shared_intrinsics`` what is known of one image is known of all.
+
+        Raises:
+            ValueError: not one focal for each chosen image, one that is not positive, or different
+                ones of a shared camera.
+        """
         for n, focal in self._for_chosen(known_focals, msk, "focal"):
             focal = torch.as_tensor(focal, dtype=torch.float64).reshape(-1)
             if not (focal > 0).all():
                 raise ValueError(f"the focal of image {n} is not positive: {focal.tolist()}")
             self._pinholes.focals[n] = focal
             self._pinholes.fixed_focals[n] = True
+        self._share(self._pinholes.focals, self._pinholes.fixed_focals, "focals")
 
     def preset_principal_point(self, known_pp: Sequence[Any], msk: Any = None) -> None:
-        """Fix principal points (cx, cy) in pixels of the network's images."""
+        """Fix principal points (cx, cy) in pixels of the network's images, as focals are."""
+        chosen = torch.zeros(self.n_imgs, dtype=torch.bool)
         for n, centre in self._for_chosen(known_pp, msk, "principal point"):
             self._pinholes.centres[n] = torch.as_tensor(np.asarray(centre), dtype=torch.float64)
-            self._pinholes.fixed_centres[n] = True
+            chosen[n] = True
+        self._share(self._pinholes.centres, chosen, "principal points")
+        self._pinholes.fixed_centres[chosen] = True
 
     def preset_intrinsics(self, known_intrinsics: Sequence[Any], msk: Any = None) -> None:
         """Fix intrinsics (3, 3) of the network's images."""
@@ -157,7 +164,7 @@ class BaseOptimizer:
     def get_focals(self) -> Tensor:
         """Focals (N, 1) in pixels, (N, 2) with ``fx_and_fy`` or where two known ones differ."""
         focals = self._pinholes.focals
-        alike = torch.allclose(focals[:, 0], focals[:, 1])
+        alike = not self._pinholes.fx_and_fy and torch.allclose(focals[:, 0], focals[:, 1])
         return (focals[:, :1] if alike else focals).float()
 
     def get_principal_points(self) -> Tensor:
@@ -236,6 +243,18 @@ class BaseOptimizer:
         ]
         return masked
 
+    def _share(self, values: Tensor, known: Tensor, what: str) -> None:
+        """Give what is known of some images of a shared camera to all of them, in place."""
+        if not self._pinholes.shared or not known.any():
+            return
+        if (values[known] != values[known][0]).any():
+            raise ValueError(
+                f"shared_intrinsics is one camera, and the known {what} of its images differ: "
+                f"{values[known].tolist()}"
+            )
+        values[:] = values[known][0]
+        known[:] = True
+
     def _for_chosen(self, values: Sequence, chosen: Any, what: str) -> list[tuple[int, Any]]:
         numbers = np.arange(self.n_imgs)
         if chosen is not None:
@@ -246,6 +265,12 @@ class BaseOptimizer:
                 "for each, or choose images with a mask or their numbers"
             )
         return list(zip(numbers.tolist(), values, strict=True))
+
+
+def _is_rigid(pose: Tensor) -> bool:
+    turn = pose[:3, :3]
+    orthogonal = torch.allclose(turn @ turn.T, torch.eye(3).double(), atol=1e-3)
+    return bool(orthogonal and torch.linalg.det(turn) > 0 and pose.isfinite().all())
 
 
 def _upright_images(
@@ -280,5 +305,6 @@ def _largest_confidences(observations: Observations) -> list[Tensor]:
     for side in (0, 1):
         for pair, n in enumerate(observations.edges[:, side].tolist()):
             stated = observations.confidences[side][pair].reshape(observations.shapes[n])
-            torch.maximum(confidences[n], stated.float().nan_to_num(), out=confidences[n])
+            stated = stated.float().nan_to_num(0.0, 0.0, 0.0)
+            torch.maximum(confidences[n], stated, out=confidences[n])
     return confidences

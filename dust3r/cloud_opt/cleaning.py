@@ -24,6 +24,8 @@ def points_in_front(
 ) -> Tensor:
     """(H, W) bool: points (H, W, 3), in another camera's frame, that stand before its surface.
 
+    The surface at a point is the nearest of the pixel that it falls on and the eight around it.
+
     Args:
         confidence: (H, W) of the points.
         intrinsics: (3, 3) of the other camera.
@@ -37,9 +39,19 @@ def points_in_front(
     u, v = pixels.unbind(-1)
     inside = (depth > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
     place = torch.where(inside, v * width + u, 0)
-    surface = other_depth.flatten()[place]
+    surface = _nearest_around(other_depth).flatten()[place]
     certain = other_confidence.flatten()[place]
     return inside & (surface > 0) & (depth < (1 - tolerance) * surface) & (confidence < certain)
+
+
+def _nearest_around(depth: Tensor) -> Tensor:
+    """Least known depth of every pixel's 3x3 neighbourhood (H, W), 0 where nothing is known.
+
+    A point falls between pixels, and a slanted surface is nearer in one of them than in another.
+    """
+    nearness = torch.where(depth > 0, 1 / depth, 0.0)
+    nearest = torch.nn.functional.max_pool2d(nearness[None, None], 3, 1, 1)[0, 0]
+    return torch.where(nearest > 0, 1 / nearest, 0.0)
 
 
 def sky_of(image: np.ndarray) -> np.ndarray:
@@ -48,7 +60,7 @@ def sky_of(image: np.ndarray) -> np.ndarray:
     Blue or bright grey, smooth, and connected to the upper border. A heuristic: it takes a white
     wall that touches the border for an overcast sky.
     """
-    hsv = cv2.cvtColor((image * 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
+    hsv = cv2.cvtColor((image * 255).round().astype(np.uint8), cv2.COLOR_RGB2HSV)
     hue, saturation, value = hsv[..., 0], hsv[..., 1] / 255.0, hsv[..., 2] / 255.0
     blue = (hue >= _SKY_HUES[0]) & (hue <= _SKY_HUES[1]) & (value > _LEAST_BRIGHTNESS)
     grey = (saturation < _GREY_SATURATION) & (value > _GREY_BRIGHTNESS)

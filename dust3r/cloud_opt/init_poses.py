@@ -1,6 +1,6 @@
 """First guess of all cameras: along a maximum spanning tree of pairs."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from torch import Tensor
 
 from dust3r.cloud_opt.observations import Samples
-from dust3r.cloud_opt.pinhole import Pinholes
+from dust3r.cloud_opt.pinhole import Pinholes, votes_in_view
 from dust3r.cloud_opt.similarity import (
     apply,
     from_parts,
@@ -26,7 +26,7 @@ from dust3r.post_process import fit_focal
 _FOCAL_CANDIDATES = 15
 _FOCAL_RANGE = 0.4, 3.0
 _PNP_INLIER_SHARE = 0.01
-_MOST_PNP_POINTS = 2000
+_LEAST_PNP_POINTS, _MOST_PNP_POINTS = 6, 2000
 
 
 def initialise(samples: Samples, scores: Tensor, pinholes: Pinholes, sizes: Tensor) -> State:
@@ -53,8 +53,9 @@ def initialise(samples: Samples, scores: Tensor, pinholes: Pinholes, sizes: Tens
             cloud, vote = samples.points[0][pair], samples.votes[0][pair]
             camera = register(cloud[None], world[None, n], vote[None])[0]
             if not pinholes.fixed_focals[n]:
-                vote = torch.where(cloud[:, 2] > 1e-6, vote, 0.0)
-                focals[n] = fit_focal(cloud[None], offsets[None], vote[None])[0].double()
+                vote = votes_in_view(cloud, vote)
+                focal = fit_focal(cloud[None], offsets[None], vote[None])[0].double()
+                focals[n] = torch.where(focal > 0, focal, focals[n])
             cameras[n] = rigid_of(camera)
             points[n] = cloud * scale_of(camera).float()
         else:
@@ -114,38 +115,71 @@ def solve_pnp(
     object_points = points[chosen].double().numpy()
     image_points = offsets[chosen].double().numpy()
     longer = float(size.max())
-    candidates = (
-        [focal]
-        if focal is not None
-        else list(np.geomspace(*_FOCAL_RANGE, _FOCAL_CANDIDATES) * longer)
-    )
-    best: tuple[int, float, np.ndarray, np.ndarray] | None = None
-    for candidate in candidates:
-        k = np.diag([candidate, candidate, 1.0])
-        if len(chosen) < 6:
-            break
+    known = focal is not None
+    candidates = [focal] if known else np.geomspace(*_FOCAL_RANGE, _FOCAL_CANDIDATES) * longer
+    best: _Pnp | None = None
+    for candidate in candidates if len(chosen) >= _LEAST_PNP_POINTS else ():
         # The sampling of RANSAC would otherwise depend on what ran before.
         cv2.setRNGSeed(0)
         found, turn, shift, inliers = cv2.solvePnPRansac(
             object_points,
             image_points,
-            k,
+            np.diag([candidate, candidate, 1.0]),
             None,
             iterationsCount=100,
             reprojectionError=max(1.0, _PNP_INLIER_SHARE * longer),
             flags=cv2.SOLVEPNP_SQPNP,
         )
-        if found and inliers is not None and (best is None or len(inliers) > best[0]):
-            best = len(inliers), candidate, cv2.Rodrigues(turn)[0], shift[:, 0]
+        if found and inliers is not None and (best is None or len(inliers) > len(best.inliers)):
+            best = _Pnp(candidate, turn, shift, inliers[:, 0])
     if best is None:
         raise ValueError(
             "no camera could be placed for an image that is second in all of its pairs: its points "
             "fit no pinhole camera. Use make_pairs(..., symmetrize=True)"
         )
+    if not known and len(best.inliers) >= _LEAST_PNP_POINTS:
+        best = _refined(best, object_points, image_points)
+    rotation = cv2.Rodrigues(best.turn)[0]
     pose = torch.eye(4).double()
-    pose[:3, :3] = torch.from_numpy(best[2].T.copy())
-    pose[:3, 3] = torch.from_numpy(-best[2].T @ best[3])
-    return pose, best[1]
+    pose[:3, :3] = torch.from_numpy(rotation.T.copy())
+    pose[:3, 3] = torch.from_numpy(-rotation.T @ best.shift[:, 0])
+    return pose, best.focal
+
+
+@dataclass(frozen=True)
+class _Pnp:
+    """A focal, world-to-camera rotation vector and translation (3, 1), and who agrees (K,)."""
+
+    focal: float
+    turn: np.ndarray
+    shift: np.ndarray
+    inliers: np.ndarray
+
+
+def _refined(pnp: _Pnp, points: np.ndarray, pixels: np.ndarray) -> _Pnp:
+    """Focal and pose of least squares over the inliers of points (M, 3) at pixels (M, 2).
+
+    Taken in turns they would hardly move: a step back looks much like a longer focal.
+    """
+    size = tuple(int(side) for side in 2 * np.abs(pixels).max(0) + 1)
+    flags = (
+        cv2.CALIB_USE_INTRINSIC_GUESS
+        | cv2.CALIB_FIX_PRINCIPAL_POINT
+        | cv2.CALIB_FIX_ASPECT_RATIO
+        | cv2.CALIB_ZERO_TANGENT_DIST
+        | cv2.CALIB_FIX_K1
+        | cv2.CALIB_FIX_K2
+        | cv2.CALIB_FIX_K3
+    )
+    # OpenCV wants the principal point inside the image.
+    middle = np.array([[size[0] / 2, size[1] / 2]])
+    k = np.array([[pnp.focal, 0, middle[0, 0]], [0, pnp.focal, middle[0, 1]], [0, 0, 1]])
+    seen = (pixels[pnp.inliers] + middle).astype(np.float32)
+    there = points[pnp.inliers].astype(np.float32)
+    _, k, _, turns, shifts = cv2.calibrateCamera([there], [seen], size, k, None, flags=flags)
+    if not (np.isfinite(k[0, 0]) and k[0, 0] > 0):
+        return pnp
+    return _Pnp(float(k[0, 0]), turns[0], shifts[0], pnp.inliers)
 
 
 def _grow(samples: Samples, scores: Tensor) -> Tensor:

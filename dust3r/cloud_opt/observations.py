@@ -21,6 +21,8 @@ _LEAST_VOTE = 0.02
 # below the median one.
 _LEAST_SIGMA = 0.005
 _WEIGHT_RANGE = 100.0
+# Coordinates beyond this are no points; their squares would leave single precision.
+_FARTHEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,13 @@ class Observations:
     def n_images(self) -> int:
         return len(self.shapes)
 
-    def vote(self, side: int, pair: int, pixels: Tensor | slice = slice(None)) -> Tensor:
-        """Weights (K,) of the flattened ``pixels`` of one map, 0 where nothing finite is said."""
+    def said(
+        self, side: int, pair: int, pixels: Tensor | slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """Points (K, 3) and votes (K,) of the flattened ``pixels`` of one map.
+
+        Both are 0 at masked pixels and where something is not finite or absurdly far.
+        """
         points = self.points[side][pair].reshape(-1, 3)[pixels].float()
         if self.weights == "confidence":
             confidence = self.confidences[side][pair].reshape(-1)[pixels].float()
@@ -66,16 +73,19 @@ class Observations:
             vote = 1 / (sigma.square() + _LEAST_SIGMA**2)
             sane = sigma.isfinite()
         mask = self.masks[int(self.edges[pair, side])].reshape(-1)[pixels]
-        return torch.where(mask & sane & points.isfinite().all(-1), vote, 0.0)
-
-    def maps(self, side: int, pair: int, pixels: Tensor | slice = slice(None)) -> Tensor:
-        """Points (K, 3) of the flattened ``pixels`` of one map, 0 where not finite."""
-        return self.points[side][pair].reshape(-1, 3)[pixels].float().nan_to_num(0.0, 0.0, 0.0)
+        # Not a number compares as false too.
+        good = mask & sane & (points.abs().amax(-1) < _FARTHEST)
+        return torch.where(good[:, None], points, 0.0), torch.where(good, vote, 0.0)
 
     def scores(self) -> Tensor:
-        """(P,) how sure the network is of each pair: the product of its maps' mean confidences."""
-        means = [[c.float().mean() for c in maps] for maps in self.confidences]
-        return torch.tensor(means).prod(dim=0)
+        """(P,) how sure the network is of each pair: the product of its maps' mean confidences,
+        masked pixels aside."""
+        means = torch.zeros(2, len(self))
+        for side in (0, 1):
+            for pair, n in enumerate(self.edges[:, side].tolist()):
+                stated = self.confidences[side][pair].float().nan_to_num(0.0, 0.0, 0.0)
+                means[side, pair] = (stated * self.masks[n]).sum() / self.masks[n].sum()
+        return means.prod(dim=0)
 
     def sample(self, most: int) -> "Samples":
         """The same on at most ``most`` pixels of every image, on a regular grid."""
@@ -91,14 +101,11 @@ class Observations:
         points, votes = [], []
         for side in (0, 1):
             numbers = self.edges[:, side].tolist()
-            points.append(
-                torch.stack([self.maps(side, e, chosen[n]) for e, n in enumerate(numbers)])
+            maps, counts = zip(
+                *(self.said(side, pair, chosen[n]) for pair, n in enumerate(numbers)), strict=True
             )
-            votes.append(
-                torch.stack(
-                    [self.vote(side, e, chosen[n]) * real[n] for e, n in enumerate(numbers)]
-                )
-            )
+            points.append(torch.stack(maps))
+            votes.append(torch.stack(counts) * real[numbers])
         together = torch.cat([vote[vote > 0] for vote in votes])
         middle = together.median() if together.numel() else torch.tensor(1.0)
         votes = [
@@ -108,7 +115,6 @@ class Observations:
         return Samples(
             edges=self.edges,
             pixels=torch.stack([chosen % widths, chosen // widths], -1).float(),
-            real=real,
             points=(points[0], points[1]),
             votes=(votes[0], votes[1]),
         )
@@ -120,15 +126,13 @@ class Samples:
 
     Attributes:
         edges: (P, 2).
-        pixels: (N, M, 2) as (u, v).
-        real: (N, M) bool: the rest is padding.
+        pixels: (N, M, 2) as (u, v); where an image has fewer, the rest has no votes.
         points: of first and second images, (P, M, 3) each, in the first camera's frame.
         votes: (P, M) each; around 1, and 0 where there is none.
     """
 
     edges: Tensor
     pixels: Tensor
-    real: Tensor
     points: tuple[Tensor, Tensor]
     votes: tuple[Tensor, Tensor]
 

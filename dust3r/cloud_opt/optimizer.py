@@ -153,10 +153,10 @@ class PointCloudOptimizer(BaseOptimizer):
                 for side in (0, 1)
                 for pair in (data.edges[:, side] == n).nonzero()[:, 0]
             ]
-            maps = torch.stack(
-                [apply(moves[side][pair], data.maps(side, pair)) for side, pair in said]
-            )
-            votes = torch.stack([data.vote(side, pair) for side, pair in said])
+            clouds, votes = zip(*(data.said(side, pair) for side, pair in said), strict=True)
+            moves_here = torch.stack([moves[side][pair] for side, pair in said])
+            maps = apply(moves_here, torch.stack(clouds))
+            votes = torch.stack(votes)
             depth, weights = fuse_rays(maps, votes, rays, self._kernel.width, self._kernel.ratio)
             scale = scales[n].float()
             depthmaps.append((scale * depth).view(height, width))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dust3r.cloud_opt.base_opt import BaseOptimizer
 from dust3r.cloud_opt.init_poses import solve_pnp
+from dust3r.cloud_opt.pinhole import votes_in_view
 from dust3r.cloud_opt.similarity import apply
 from dust3r.post_process import fit_focal
 
@@ -27,36 +28,45 @@ class PairViewer(BaseOptimizer):
             )
         data = self.observations
         self._pair = pair = int(data.scores().argmax())
-        first, second = data.edges[pair].tolist()
-        sizes = torch.tensor(self.imshapes)
+        self._sides = {n: side for side, n in enumerate(self.edges[pair])}
+        first, second = self.edges[pair]
         offsets = [
             _pixel_grid(*self.imshapes[n]) - self._pinholes.centres[n].float() for n in (0, 1)
         ]
-        maps, votes = ([f(side, pair) for side in (0, 1)] for f in (data.maps, data.vote))
         # The first image's focal from its own map; the second's from the other pair where there is
         # one, else from PnP.
-        own = {int(a): p for p, (a, _) in enumerate(self.edges)}
-        for n in (first, second):
-            if n in own and not self._pinholes.fixed_focals[n]:
-                cloud, vote = data.maps(0, own[n]), data.vote(0, own[n])
-                vote = torch.where(cloud[:, 2] > 1e-6, vote, 0.0)
-                self._pinholes.focals[n] = fit_focal(cloud[None], offsets[n][None], vote[None])
-        known = second in own or self._pinholes.fixed_focals[second]
-        focal = float(self._pinholes.focals[second].mean()) if known else None
-        pose, focal = solve_pnp(maps[1], offsets[second], votes[1], sizes[second], focal)
+        own = {n: data.said(0, p) for p, (n, _) in enumerate(self.edges)} | {
+            first: data.said(0, pair)
+        }
+        for n, (cloud, vote) in own.items():
+            vote = votes_in_view(cloud, vote)
+            focal = fit_focal(cloud[None], offsets[n][None], vote[None]).double()
+            guess = self._pinholes.focals[n]
+            self._pinholes.focals[n] = torch.where(focal > 0, focal, guess)
+        focal = float(self._pinholes.focals[second, 0]) if second in own else None
+        points, votes = data.said(1, pair)
+        size = torch.tensor(self.imshapes[second])
+        pose, focal = solve_pnp(points, offsets[second], votes, size, focal)
         self._pinholes.focals[second] = focal
-        poses = torch.eye(4).double().repeat(2, 1, 1)
-        poses[second] = pose
-        depths = [None, None]
-        depths[first] = maps[0][:, 2]
-        depths[second] = apply(torch.linalg.inv(pose), maps[1])[:, 2]
-        if self._fixed_poses.any():
-            raise ValueError("PairViewer takes no poses: use PointCloudOptimizer")
-        self._poses = poses
-        self._depthmaps = [
-            depth.view(shape) for depth, shape in zip(depths, self.imshapes, strict=True)
+        self._poses = torch.eye(4).double().repeat(2, 1, 1)
+        self._poses[second] = pose
+        depths = {
+            first: data.said(0, pair)[0][:, 2],
+            second: torch.where(votes > 0, apply(torch.linalg.inv(pose), points)[:, 2], 0.0),
+        }
+        self._depthmaps = [depths[n].view(self.imshapes[n]) for n in (0, 1)]
+        self.im_conf = [
+            data.confidences[self._sides[n]][pair].float().nan_to_num(0.0, 0.0, 0.0) for n in (0, 1)
         ]
-        self._sides = {first: 0, second: 1}
+
+    def preset_pose(self, *args: Any, **kwargs: Any) -> None:
+        """Not possible: a pair is shown as it is. ``ValueError``, as are the other presets."""
+        raise ValueError(
+            "PairViewer shows a pair as it is, nothing can be preset: use "
+            "GlobalAlignerMode.PointCloudOptimizer"
+        )
+
+    preset_focal = preset_principal_point = preset_intrinsics = preset_pose
 
     def compute_global_alignment(self, *args: Any, **kwargs: Any) -> float:
         """Nothing is left to do; here so that scripts need not ask which aligner they have."""

@@ -8,6 +8,8 @@ from torch import Tensor
 from dust3r.post_process import fit_focal
 
 _STEPS = 10
+# Tangent of the largest angle to the axis at which a pinhole camera is believed to see: 79 degrees.
+_WIDEST = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,34 +44,50 @@ class Pinholes:
         flat = (pixels - self.centres[n].to(pixels)) / self.focals[n].to(pixels)
         return torch.nn.functional.pad(flat, (0, 1), value=1.0)
 
-    def refit(self, pixels: Tensor, points: list[tuple[Tensor, Tensor]]) -> "Pinholes":
+    def refit(
+        self, pixels: Tensor, points: list[tuple[Tensor, Tensor]], in_own_frame: Tensor
+    ) -> "Pinholes":
         """Fitted to points (M, 3) with weights (M,) of every image, seen at pixels (N, M, 2).
 
-        What is known stays. Robust: least sum of reprojection distances (Weiszfeld, 1937).
+        What is known stays, and so does the camera of an image that no pair sees in the image's
+        own frame (False in ``in_own_frame`` (N,)) unless it is shared: there, a longer focal and a
+        step back look alike, and fitting them in turns drifts. Robust: least sum of reprojection
+        distances (Weiszfeld, 1937).
         """
         everyone = list(range(len(self.focals)))
-        groups = [everyone] if self.shared else [[n] for n in everyone]
+        groups = [everyone] if self.shared else [[n] for n in everyone if in_own_frame[n]]
         focals, centres = self.focals.clone(), self.centres.clone()
         for group in groups:
             if all(self.fixed_focals[n] and self.fixed_centres[n] for n in group):
                 continue
-            # Known principal points are taken off; with one shared unknown one, its mean is kept.
             base = self.centres[group].float()
             offsets = torch.cat([pixels[n] - c for n, c in zip(group, base, strict=True)])
             cloud = torch.cat([points[n][0] for n in group])
             weight = torch.cat([points[n][1] for n in group])
-            weight = torch.where(cloud[:, 2] > 1e-6, weight, 0.0)
+            weight = votes_in_view(cloud, weight)
             if not (weight > 0).any():
                 continue
             focal, shift = _fit(
                 cloud, offsets, weight, self.fx_and_fy, not self.fixed_centres[group].any()
             )
+            if not (focal > 0).all():
+                continue
             for n in group:
                 if not self.fixed_focals[n]:
                     focals[n] = focal
                 if not self.fixed_centres[n]:
                     centres[n] = centres[n] + shift
         return replace(self, focals=focals, centres=centres)
+
+
+def votes_in_view(points: Tensor, votes: Tensor) -> Tensor:
+    """Votes (M,) of points (M, 3), 0 where no camera would see them.
+
+    A point almost beside the camera pulls a fitted focal to 0, the more the closer it is to the
+    camera's plane.
+    """
+    off_axis = points[:, :2].norm(dim=1)
+    return torch.where(off_axis < _WIDEST * points[:, 2], votes, 0.0)
 
 
 def _fit(

@@ -25,6 +25,8 @@ from dust3r.cloud_opt.similarity import apply, cross_matrix, exponential, scalin
 # Medians of |x| and of the norm of (x, y), for independent standard normal x and y.
 _MEDIAN_1D, _MEDIAN_2D = 0.6745, 1.1774
 _LEAST_WIDTH = 1e-5
+# Squared relative distance that single precision does not resolve.
+_ROUND_OFF = 1e-12
 _KERNEL_WIDTH = 2.0
 _CHUNK = 1 << 20
 _MOST_DAMPING = 1e6
@@ -128,8 +130,8 @@ def optimise(
             progress(done + 1, step.cost)
         # Fused depth is robust by itself and not the minimum of this cost: only the change from one
         # round to the next vanishes.
-        gain = abs(step.cost / last - 1)
-        if gain < tolerance and change < tolerance:
+        gain = abs(step.cost - last)
+        if gain < tolerance * last + _ROUND_OFF and change < tolerance:
             break
     return state, step.cost
 
@@ -291,7 +293,9 @@ def _refit_depth(samples: Samples, state: State, kernel: Kernel) -> State:
             votes.append(samples.votes[side][own])
         seen.append((torch.cat(maps), torch.cat(votes)))
     clouds = [fuse_points(maps, votes) for maps, votes in seen]
-    pinholes = state.pinholes.refit(samples.pixels, clouds)
+    in_own_frame = torch.zeros(samples.n_images, dtype=torch.bool)
+    in_own_frame[samples.edges[:, 0]] = True
+    pinholes = state.pinholes.refit(samples.pixels, clouds, in_own_frame)
     points = state.points.clone()
     for n, (maps, votes) in enumerate(seen):
         rays = pinholes.rays(n, samples.pixels[n])

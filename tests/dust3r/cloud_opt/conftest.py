@@ -118,7 +118,9 @@ def make_problem(
     mixed = len(set(sizes)) > 1
     focals = [focals] * count if isinstance(focals, float) else focals
     poses = np.stack([_pose(n) for n in range(count)])
-    intrinsics = np.stack([_intrinsics(f, s, centre_shift) for f, s in zip(focals, sizes)])
+    intrinsics = np.stack(
+        [_intrinsics(f, s, centre_shift) for f, s in zip(focals, sizes, strict=True)]
+    )
     depths = [_render(*one) for one in zip(poses, intrinsics, sizes, strict=True)]
     clouds = [_unproject(*one) for one in zip(depths, intrinsics, poses, strict=True)]
     if pairs is None:
