@@ -2,6 +2,7 @@
 
 import sys
 
+import mast3r.losses  # noqa: F401  (registers the matching losses)
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
 from dust3r.training.cli import main
 

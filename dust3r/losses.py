@@ -4,6 +4,7 @@ How a criterion is called and combined stands in ``dust3r.criterion``. A new poi
 one of the three steps of :class:`Regr3D`: ``gather``, ``align`` or ``distances``.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,14 +13,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dust3r.criterion import Criterion, Details, Views, masked_mean, need
+from dust3r.utils.cloud_scale import (
+    SHORTEST,
+    NormMode,
+    fitted_scale,
+    log_lengths,
+    masked_median,
+    spread,
+)
 from dust3r.utils.geometry import geotrf
 from dust3r.utils.spec import LOSSES
 
 PointCriterion = Callable[[Tensor, Tensor], Tensor]
 
-NORM_MODES = ("avg_dis", "avg_log1p", "median_dis", "median_log1p")
-SHORTEST_NORM = 1e-8
 PREDICTED_SCALES = (1e-3, 1e3)
+SKY_LOSS = 2
 
 
 @LOSSES.register()
@@ -42,6 +50,8 @@ class PointmapPair:
     Attributes:
         truth, predicted: (B,N,3); zero, and without gradient, where not valid.
         valid: (B,N) bool.
+        sky: (B,N) bool, never where ``valid``.
+        metric: (B,1,1) bool, whether the truth is in metres and the prediction has to be.
         unit: (B,1,1), how long one unit of ``truth`` is in the unit the ground truth came in.
         sizes: (H,W) of view 1 and of view 2.
     """
@@ -49,6 +59,8 @@ class PointmapPair:
     truth: Tensor
     predicted: Tensor
     valid: Tensor
+    sky: Tensor
+    metric: Tensor
     unit: Tensor
     sizes: tuple[tuple[int, int], tuple[int, int]]
 
@@ -97,13 +109,24 @@ class Regr3D(Criterion):
             to (...).
         norm_mode: the typical distance, ``avg_dis`` for the mean (eq. 3) or ``median_dis`` (also
             ``avg``, ``median``); with ``_log1p`` instead of ``_dis`` the statistic is that of
-            log(1 + distance), taken back to a length, which tames far points. None or False: no
-            normalisation.
+            log(1 + distance), taken back to a length, which tames far points. With ``?`` in front
+            (MASt3R) the prediction of a sample whose views say ``is_metric_scale`` (B,) is divided
+            by the truth's typical distance, so that its own scale has to be right. None or False:
+            no normalisation.
         gt_scale: state distances in the unit of the ground truth: the normalised prediction is
             taken to the truth's scale instead of both to 1.
+        opt_fit_gt: take predictions to the truth's scale by the factor that fits them best, not by
+            their own typical distance; those that ``?`` exempts stay exempt.
+        sky_loss_value: loss of the pixels of ``sky_mask`` (B,H,W), a key that views may have, where
+            they have no valid point: it does not depend on the point, and tells a confidence to
+            be low there. 0: such pixels do not count.
+        max_metric_scale: samples with a valid point farther than this from camera 1 are not taken
+            as metric; False for no limit.
+        loss_in_log: compare after a distance d from camera 1 became log(1 + d), last of all.
 
     Raises:
-        ValueError: ``criterion`` cannot be called or ``norm_mode`` is none of the above.
+        ValueError: ``criterion`` cannot be called, ``norm_mode`` is none of the above, or
+            ``sky_loss_value`` is negative. On calling, a key of views or predictions is missing.
     """
 
     def __init__(
@@ -111,6 +134,10 @@ class Regr3D(Criterion):
         criterion: PointCriterion | type[PointCriterion],
         norm_mode: str | None = "avg_dis",
         gt_scale: bool = False,
+        opt_fit_gt: bool = False,
+        sky_loss_value: float = SKY_LOSS,
+        max_metric_scale: float | bool = False,
+        loss_in_log: bool = False,
     ) -> None:
         super().__init__()
         criterion = criterion() if isinstance(criterion, type) else criterion
@@ -120,8 +147,14 @@ class Regr3D(Criterion):
                 f"given {criterion!r}"
             )
         self.criterion = criterion
-        self.norm_mode = _canonical_norm_mode(norm_mode)
+        if sky_loss_value < 0:
+            raise ValueError(f"sky_loss_value is {sky_loss_value!r}; give 0 or more")
+        self.norm_mode = NormMode.parse(norm_mode)
         self.gt_scale = bool(gt_scale)
+        self.opt_fit_gt = bool(opt_fit_gt)
+        self.sky_loss_value = float(sky_loss_value)
+        self.max_metric_scale = float(max_metric_scale or math.inf)
+        self.loss_in_log = bool(loss_in_log)
 
     def compute(
         self, view1: Views, view2: Views, pred1: Views, pred2: Views
@@ -141,8 +174,13 @@ class Regr3D(Criterion):
         pair = self.align(self.gather(view1, view2, pred1, pred2))
         if self.gt_scale:
             pair = pair.in_original_unit()
-        values = pair.per_view(self.distances(pair))
-        valid = pair.per_view(pair.valid)
+        if self.loss_in_log:
+            pair = replace(
+                pair, truth=log_lengths(pair.truth), predicted=log_lengths(pair.predicted)
+            )
+        distances = torch.where(pair.sky, self.sky_loss_value, self.distances(pair))
+        values = pair.per_view(distances)
+        valid = pair.per_view(pair.valid | pair.sky)
         return PixelLoss(values[0], valid[0]), PixelLoss(values[1], valid[1])
 
     def gather(self, view1: Views, view2: Views, pred1: Views, pred2: Views) -> PointmapPair:
@@ -164,12 +202,20 @@ class Regr3D(Criterion):
                     f"{tuple(truth.shape)}; both must be (B, H, W, 3) of one image size"
                 )
             sizes.append((truth.shape[1], truth.shape[2]))
-            clouds.append([x.flatten(1, 2) for x in (truth, predicted, valid[..., None])])
-        truth, predicted, valid = (torch.cat(both, dim=1) for both in zip(*clouds, strict=True))
+            sky = torch.zeros_like(valid)
+            if self.sky_loss_value and "sky_mask" in view:
+                sky = view["sky_mask"] & ~valid
+            maps = truth, predicted, valid, sky
+            clouds.append([pixels.flatten(1, 2) for pixels in maps])
+        truth, predicted, valid, sky = (
+            torch.cat(both, dim=1) for both in zip(*clouds, strict=True)
+        )
         return PointmapPair(
-            truth=torch.where(valid, truth, 0.0),
-            predicted=torch.where(valid, predicted, 0.0),
-            valid=valid[..., 0],
+            truth=torch.where(valid[..., None], truth, 0.0),
+            predicted=torch.where(valid[..., None], predicted, 0.0),
+            valid=valid,
+            sky=sky,
+            metric=self._metric(view1, truth, valid),
             unit=truth.new_ones(len(truth), 1, 1),
             sizes=(sizes[0], sizes[1]),
         )
@@ -178,8 +224,13 @@ class Regr3D(Criterion):
         """Second step: remove what the loss is invariant to."""
         if self.norm_mode is None:
             return pair
-        true_length = _typical_distance(pair.truth, pair.valid, self.norm_mode)
-        predicted_length = _typical_distance(pair.predicted, pair.valid, self.norm_mode)
+        true_length = self.norm_mode.length(pair.truth, pair.valid)
+        if self.opt_fit_gt:
+            fit = fitted_scale(pair.predicted, pair.truth, pair.valid)
+            predicted_length = true_length / fit
+        else:
+            predicted_length = self.norm_mode.length(pair.predicted, pair.valid)
+        predicted_length = torch.where(pair.metric, true_length, predicted_length)
         return replace(
             pair,
             truth=pair.truth / true_length,
@@ -191,9 +242,27 @@ class Regr3D(Criterion):
         """Third step: loss of every point (B,N); what it says of invalid ones is ignored."""
         return self.criterion(pair.predicted, pair.truth)
 
+    def _metric(self, view1: Views, truth: Tensor, valid: Tensor) -> Tensor:
+        """Samples (B,1,1) whose predictions have to be in metres."""
+        if self.norm_mode is None or not self.norm_mode.keeps_metric:
+            return torch.zeros(len(truth), 1, 1, dtype=torch.bool, device=truth.device)
+        farthest = torch.where(valid, torch.linalg.vector_norm(truth, dim=-1), 0.0).amax(1)
+        metric = need(view1, "is_metric_scale", "view 1") & (farthest <= self.max_metric_scale)
+        return metric[:, None, None]
+
     def __repr__(self) -> str:
-        scale = ", gt_scale=True" if self.gt_scale else ""
-        return f"{type(self).__name__}({self.criterion!r}, norm_mode={self.norm_mode!r}{scale})"
+        mode = None if self.norm_mode is None else str(self.norm_mode)
+        given = f"{self.criterion!r}, norm_mode={mode!r}"
+        given += "".join(
+            f", {name}=True"
+            for name in ("gt_scale", "opt_fit_gt", "loss_in_log")
+            if getattr(self, name)
+        )
+        if self.sky_loss_value != SKY_LOSS:
+            given += f", sky_loss_value={self.sky_loss_value:g}"
+        if self.max_metric_scale != math.inf:
+            given += f", max_metric_scale={self.max_metric_scale:g}"
+        return f"{type(self).__name__}({given})"
 
 
 @LOSSES.register()
@@ -222,8 +291,8 @@ class Regr3D_ScaleInv(Regr3D):
 
     def align(self, pair: PointmapPair) -> PointmapPair:
         pair = super().align(pair)
-        true_scale = _spread(pair.truth, pair.valid).clamp(min=SHORTEST_NORM)
-        predicted_scale = _spread(pair.predicted, pair.valid).clamp(*PREDICTED_SCALES)
+        true_scale = spread(pair.truth, pair.valid).clamp(min=SHORTEST)
+        predicted_scale = spread(pair.predicted, pair.valid).clamp(*PREDICTED_SCALES)
         return replace(
             pair,
             truth=pair.truth / true_scale,
@@ -284,42 +353,3 @@ class ConfLoss(Criterion):
 
     def __repr__(self) -> str:
         return f"ConfLoss({self.pixel_loss!r}, alpha={self.alpha!r})"
-
-
-def masked_median(points: Tensor, valid: Tensor) -> Tensor:
-    """Lower median per sample and channel of (B,N,C) where ``valid`` (B,N); 0 when nowhere.
-
-    The lower one of the two middle values, as ``torch.median``; (B,C).
-    """
-    median = points.masked_fill(~valid[..., None], torch.nan).nanmedian(dim=1).values
-    return torch.where(valid.any(dim=1, keepdim=True), median, 0.0)
-
-
-def _canonical_norm_mode(norm_mode: str | None) -> str | None:
-    if norm_mode is None or norm_mode is False:
-        return None
-    mode = {"avg": "avg_dis", "median": "median_dis"}.get(str(norm_mode), norm_mode)
-    if mode not in NORM_MODES:
-        raise ValueError(f"norm_mode is {norm_mode!r}; use one of {', '.join(NORM_MODES)}, or None")
-    return mode
-
-
-def _typical_distance(points: Tensor, valid: Tensor, norm_mode: str) -> Tensor:
-    """Typical distance (B,1,1) of valid points (B,N,3) from the origin."""
-    statistic, measure = norm_mode.split("_")
-    distance = torch.linalg.vector_norm(points, dim=-1)
-    distance = distance.log1p() if measure == "log1p" else distance
-    if statistic == "median":
-        typical = masked_median(distance[..., None], valid)[..., None]
-    else:
-        total = torch.where(valid, distance, 0.0).sum(dim=1)
-        typical = (total / valid.sum(dim=1).clamp(min=1))[:, None, None]
-    typical = typical.expm1() if measure == "log1p" else typical
-    return typical.clamp(min=SHORTEST_NORM)
-
-
-def _spread(points: Tensor, valid: Tensor) -> Tensor:
-    """Median distance (B,1,1) of valid points (B,N,3) from their coordinate-wise median."""
-    from_centre = points - masked_median(points, valid)[:, None]
-    distance = torch.linalg.vector_norm(from_centre, dim=-1, keepdim=True)
-    return masked_median(distance, valid)[..., None]

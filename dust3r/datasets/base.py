@@ -10,7 +10,9 @@ from PIL import Image
 
 from dust3r.datasets.bad_samples import SampleError, naming_sample
 from dust3r.datasets.combine import Draw, StereoDataset, View
-from dust3r.datasets.cropping import Frame, Size, crop_and_resize
+from dust3r.datasets.correspondences import sample_correspondences
+from dust3r.datasets.cropping import Frame, Size, Window, check_frame, crop_and_resize
+from dust3r.datasets.pair_crops import overlapping_windows
 from dust3r.datasets.resolution import Resolution, parse_resolutions
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.geometry import depthmap_to_pts3d
@@ -45,11 +47,14 @@ class BaseStereoViewDataset(StereoDataset):
     (3, H, W) float32 in [-1, 1]; ``true_shape`` (2,) int32, (height, width) as seen upright;
     ``idx`` (index, aspect, view); ``depthmap`` (H, W) float32, 0 where not valid; ``valid_mask``
     (H, W) bool; ``pts3d`` (H, W, 3) float32 in the world; ``camera_pose`` (4, 4) and
-    ``camera_intrinsics`` (3, 3) float32; ``dataset``, ``label``, ``instance`` str.
+    ``camera_intrinsics`` (3, 3) float32; ``is_metric_scale`` bool; ``dataset``, ``label``,
+    ``instance`` str. With ``n_corres`` also ``corres`` (n_corres, 2) int32, pixels (x, y), and
+    ``valid_corres`` (n_corres,) bool, the same in both views: whether these pixels of the two
+    views show one point.
 
     H <= W always: an upright image travels transposed to landscape, and ``img``, ``depthmap``,
-    ``valid_mask`` and ``pts3d`` with it. ``camera_intrinsics`` and ``camera_pose`` stay those of
-    the upright image, on whose grid ``true_shape`` is given.
+    ``valid_mask``, ``pts3d`` and ``corres`` with it. ``camera_intrinsics`` and ``camera_pose``
+    stay those of the upright image, on whose grid ``true_shape`` is given.
 
     Chance (coins, crops, jitter) is a function of (``seed``, index) where ``seed`` is given, else
     of the index and the draw's key, which holds the loader's seed and the epoch.
@@ -61,6 +66,11 @@ class BaseStereoViewDataset(StereoDataset):
         transform: (image, rng) -> tensor, or a class of such with defaults for all arguments.
         aug_crop: range in pixels of the crop augmentation; 0 means none.
         seed: makes every sample the same in all epochs.
+        n_corres: pairs of pixels to give for training descriptors; 0 for none.
+        nneg: share of them, 0 to 1, that do not correspond; more where the views overlap little.
+        crop_around_corres: instead of the whole images, whose principal points are central, show
+            windows of any place and size around what both views see (MASt3R, section 3.4).
+        is_metric_scale: whether depths and poses are in metres.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -75,6 +85,10 @@ class BaseStereoViewDataset(StereoDataset):
         transform: Transform | type[Transform] = ImgNorm,
         aug_crop: int = 0,
         seed: int | None = None,
+        n_corres: int = 0,
+        nneg: float = 0,
+        crop_around_corres: bool = False,
+        is_metric_scale: bool = True,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}")
@@ -84,10 +98,18 @@ class BaseStereoViewDataset(StereoDataset):
             raise ValueError(f"transform={transform!r}: expected ImgNorm, ColorJitter or the like")
         if seed is not None and (not isinstance(seed, int) or seed < 0):
             raise ValueError(f"seed={seed!r}: expected a whole number >= 0, or None")
+        if not isinstance(n_corres, int) or n_corres < 0:
+            raise ValueError(f"n_corres={n_corres!r}: expected a number of pixel pairs, 0 for none")
+        if not 0 <= nneg <= 1:
+            raise ValueError(f"nneg={nneg!r}: expected a share of n_corres between 0 and 1")
         self.split = split
         self.transform = transform() if isinstance(transform, type) else transform
         self.aug_crop = int(aug_crop)
         self.seed = seed
+        self.n_corres = n_corres
+        self.nneg = nneg
+        self.crop_around_corres = bool(crop_around_corres)
+        self.is_metric_scale = bool(is_metric_scale)
         self._resolutions = parse_resolutions(resolution)
 
     @abstractmethod
@@ -108,10 +130,14 @@ class BaseStereoViewDataset(StereoDataset):
     def load(self, draw: Draw) -> list[View]:
         rng = np.random.default_rng((*self._seeds(draw), draw.index))
         resolution = self.resolutions[draw.aspect]
+        raws = self._get_views(draw.index, resolution, rng)
+        windows = (None, None)
+        if self.crop_around_corres:
+            windows = _overlapping_windows(raws, draw.index, resolution, rng) or windows
         views = []
-        for number, raw in enumerate(self._get_views(draw.index, resolution, rng)):
+        for number, (raw, window) in enumerate(zip(raws, windows, strict=True)):
             with naming_sample(raw.instance, draw.index):
-                view = self._finish(raw, resolution, rng)
+                view = self._finish(raw, resolution, rng, window)
             views.append({**view, "idx": (draw.index, draw.aspect, number)})
         if not any(view["valid_mask"].any() for view in views):
             names = [view["instance"] for view in views]
@@ -121,6 +147,10 @@ class BaseStereoViewDataset(StereoDataset):
                 names[0],
                 draw.index,
             )
+        if self.n_corres:
+            first, second, valid = sample_correspondences(*views, self.n_corres, self.nneg, rng)
+            for view, pixels in zip(views, (first, second), strict=True):
+                view |= {"corres": pixels, "valid_corres": valid}
         return views
 
     def draw_paths(self, draw: Draw) -> list[Path]:
@@ -139,10 +169,11 @@ class BaseStereoViewDataset(StereoDataset):
     def _seeds(self, draw: Draw) -> tuple[int, ...]:
         return draw.key if self.seed is None else (self.seed,)
 
-    def _finish(self, raw: RawView, resolution: Size, rng: np.random.Generator) -> View:
-        pose = np.asarray(raw.camera_pose, np.float32)
-        _check_pose(pose)
-        frame = crop_and_resize(_frame(raw), resolution, rng, self.aug_crop)
+    def _finish(
+        self, raw: RawView, resolution: Size, rng: np.random.Generator, window: Window | None
+    ) -> View:
+        pose = _pose(raw)
+        frame = crop_and_resize(_frame(raw), resolution, rng, self.aug_crop, window)
         valid = np.isfinite(frame.depth) & (frame.depth > 0)
         depth = np.where(valid, frame.depth, np.float32(0))
         points = depthmap_to_pts3d(depth, frame.intrinsics, pose)
@@ -162,6 +193,7 @@ class BaseStereoViewDataset(StereoDataset):
             "pts3d": points,
             "camera_pose": pose,
             "camera_intrinsics": frame.intrinsics,
+            "is_metric_scale": self.is_metric_scale,
             "dataset": raw.dataset,
             "label": raw.label,
             "instance": raw.instance,
@@ -179,7 +211,8 @@ def _frame(raw: RawView) -> Frame:
     )
 
 
-def _check_pose(pose: np.ndarray) -> None:
+def _pose(raw: RawView) -> np.ndarray:
+    pose = np.asarray(raw.camera_pose, np.float32)
     if pose.shape != (4, 4):
         raise ValueError(f"the camera pose must be a 4x4 matrix, got shape {pose.shape}")
     if not np.isfinite(pose).all():
@@ -187,3 +220,16 @@ def _check_pose(pose: np.ndarray) -> None:
             f"the camera pose is not finite: {pose.tolist()}; leave frames without a pose out of "
             "the metadata (the preprocessors do)"
         )
+    return pose
+
+
+def _overlapping_windows(
+    raws: Sequence[RawView], idx: int, resolution: Size, rng: np.random.Generator
+) -> tuple[Window, Window] | None:
+    frames, poses = [], []
+    for raw in raws:
+        with naming_sample(raw.instance, idx):
+            poses.append(_pose(raw))
+            frames.append(_frame(raw))
+            check_frame(frames[-1])
+    return overlapping_windows(tuple(frames), tuple(poses), resolution, rng)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]
+Window = tuple[int, int, int, int]
 
 _COVER = 1e-8
 _ABOUT_SQUARE = (0.9, 1.1)
@@ -31,7 +32,11 @@ class Frame(NamedTuple):
 
 
 def crop_and_resize(
-    frame: Frame, resolution: Size, rng: np.random.Generator, aug_crop: int = 0
+    frame: Frame,
+    resolution: Size,
+    rng: np.random.Generator,
+    aug_crop: int = 0,
+    window: Window | None = None,
 ) -> Frame:
     """Bring a frame to ``resolution`` with its principal point in the middle, as DUSt3R trains.
 
@@ -47,6 +52,7 @@ def crop_and_resize(
         rng: source of the coin (drawn first) and of the augmentation; neither is drawn when not
             needed.
         aug_crop: range in pixels of the augmentation; 0 and 1 mean none.
+        window: part of the frame to take instead of that about the principal point.
 
     Returns:
         The frame at ``resolution`` or its transpose; intrinsics are those of the new pixel grid.
@@ -55,8 +61,8 @@ def crop_and_resize(
         ValueError: image and depth differ in size, intrinsics are not finite or not positive, or
             the principal point lies outside the image or on its border.
     """
-    _check(frame)
-    frame = _crop(frame, _window_about_principal_point(frame))
+    check_frame(frame)
+    frame = _crop(frame, window or _window_about_principal_point(frame))
     target = _orient(resolution, frame.size, rng)
     cover = target
     if aug_crop > 1:
@@ -66,7 +72,8 @@ def crop_and_resize(
     return _crop(frame, _central_window(frame.size, target))
 
 
-def _check(frame: Frame) -> None:
+def check_frame(frame: Frame) -> None:
+    """Raises ValueError where image and depth differ in size, or intrinsics are no camera's."""
     height, width = frame.image.shape[:2]
     if (width, height) != frame.size:
         raise ValueError(
@@ -80,7 +87,7 @@ def _check(frame: Frame) -> None:
         raise ValueError(f"focal lengths must be positive, got intrinsics {intrinsics.tolist()}")
 
 
-def _window_about_principal_point(frame: Frame) -> tuple[int, int, int, int]:
+def _window_about_principal_point(frame: Frame) -> Window:
     """The largest window of ``frame`` that is symmetric about its rounded principal point."""
     width, height = frame.size
     cx, cy = (int(c) for c in frame.intrinsics[:2, 2].round())
@@ -121,12 +128,12 @@ def _resize_to_cover(frame: Frame, target: Size) -> Frame:
     return Frame(image, depth, intrinsics.astype(np.float32))
 
 
-def _central_window(size: Size, target: Size) -> tuple[int, int, int, int]:
+def _central_window(size: Size, target: Size) -> Window:
     left, top = (round((have - want) / 2) for have, want in zip(size, target, strict=True))
     return left, top, left + target[0], top + target[1]
 
 
-def _crop(frame: Frame, window: tuple[int, int, int, int]) -> Frame:
+def _crop(frame: Frame, window: Window) -> Frame:
     left, top, right, bottom = window
     intrinsics = frame.intrinsics.copy()
     intrinsics[:2, 2] -= (left, top)

@@ -38,7 +38,7 @@ class ScanNetpp(BaseStereoViewDataset):
         split: 'train' or the held-out 'val' and 'test', which are the same pairs; 'all' for a
             recording that is held out as a whole.
         ROOT: folder of the processed data set.
-        resolution, transform, aug_crop, seed: see ``BaseStereoViewDataset``.
+        Others as ``BaseStereoViewDataset``.
 
     Raises:
         FileNotFoundError: ``ROOT`` or its metadata is not there.
@@ -53,8 +53,22 @@ class ScanNetpp(BaseStereoViewDataset):
         transform: Transform | type[Transform] = ImgNorm,
         aug_crop: int = 0,
         seed: int | None = None,
+        n_corres: int = 0,
+        nneg: float = 0,
+        crop_around_corres: bool = False,
+        is_metric_scale: bool = True,
     ) -> None:
-        super().__init__(split, resolution, transform, aug_crop, seed)
+        super().__init__(
+            split,
+            resolution,
+            transform,
+            aug_crop,
+            seed,
+            n_corres,
+            nneg,
+            crop_around_corres,
+            is_metric_scale,
+        )
         self.root = Path(ROOT)
         metadata = _read_metadata(self.root)
         self.scenes = metadata["scenes"]

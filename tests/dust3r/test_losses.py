@@ -330,7 +330,7 @@ def test_a_perfect_prediction_has_zero_loss_and_a_finite_gradient():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Regr3D(L21, norm_mode="?avg_dis"), "'?avg_dis'; use one of avg_dis"),
+        (lambda: Regr3D(L21, norm_mode="?mean"), "'?mean'; use one of avg_dis"),
         (lambda: Regr3D("L21"), "criterion such as L21, and was given 'L21'"),
         (lambda: Regr3D(Regr3D(L21)), "criterion such as L21, and was given Regr3D"),
         (lambda: ConfLoss(L21()), "loss per pixel such as Regr3D"),

@@ -19,6 +19,7 @@ SHAPES = {
     "camera_pose": (4, 4),
     "camera_intrinsics": (3, 3),
 }
+NAMES = ("instance", "dataset", "label")
 
 
 def upright(view: dict) -> dict:
@@ -36,7 +37,7 @@ def test_a_view_has_the_agreed_keys_shapes_and_types(write_tree):
     assert len(views) == 2
     for number, view in enumerate(views):
         assert {key: tuple(view[key].shape) for key in SHAPES} == SHAPES
-        assert set(view) == {*SHAPES, "idx", "instance", "dataset", "label"}
+        assert set(view) == {*SHAPES, "is_metric_scale", "idx", *NAMES}
         assert view["img"].dtype == torch.float32 and view["valid_mask"].dtype == bool
         for key in ("depthmap", "pts3d", "camera_pose", "camera_intrinsics"):
             assert view[key].dtype == np.float32
