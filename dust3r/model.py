@@ -115,6 +115,11 @@ class AsymmetricCroCo3DStereo(
     def make_patch_embed(self, img_size: tuple[int, int]) -> nn.Module:
         return self._patch_embed_class(img_size, self.patch_size, self.enc_embed_dim)
 
+    @property
+    def states_variance(self) -> bool:
+        """Whether predictions hold a variance of depth: GeoUQ's or FeatUQ's."""
+        return "uq" in self.head_type
+
     def check_output_mode(self, output_mode: str, head_type: str) -> None:
         """Raises ValueError where the head does not give what ``output_mode`` asks for."""
         if output_mode != "pts3d":

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dust3r.cloud_opt import GlobalAlignerMode, global_aligner
+from dust3r.cloud_opt.observations import check_weights
 from dust3r.image_pairs import make_pairs
 from dust3r.inference import inference
 from dust3r.model import AsymmetricCroCo3DStereo
@@ -68,6 +69,8 @@ def reconstruct(
         part(0.0)
         return part
 
+    # Before the network works for minutes.
+    check_weights(weights, model.states_variance)
     pairs = make_pairs(images, scene_graph)
     notes: list[str] = []
     if check_overlap:

@@ -131,7 +131,7 @@ class TestWithoutBrowser:
         torch.manual_seed(0)
         net = build(spec, MODELS)
         checkpoint.load_state_dict(net, small["model"])
-        assert weights.states_variance(net)
+        assert net.states_variance
         saved = {"model": net.state_dict(), "args": argparse.Namespace(model=spec)}
         checkpoint.save(tmp_path / "uq.pth", saved)
         given = ["--images", *ROOM[:2], "--niter", 10, "--silent", "--weights_by", "uncertainty"]

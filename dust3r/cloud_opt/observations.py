@@ -141,6 +141,18 @@ class Samples:
         return len(self.pixels)
 
 
+def check_weights(weights: str, states_variance: bool) -> None:
+    """Raises ValueError where ``weights`` is unknown, or the model has nothing to weigh by."""
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights!r} is neither of {WEIGHTS}")
+    if weights == "uncertainty" and not states_variance:
+        raise ValueError(
+            "weights='uncertainty' needs a model that states a variance (head_type='dpt_uq' or "
+            "'dpt_uq_feat'), and this one gives points and confidences alone: use "
+            "weights='confidence', or a checkpoint such as checkpoints/rooms_small_uq.safetensors"
+        )
+
+
 def read_output(
     view1: Mapping[str, Any],
     view2: Mapping[str, Any],
@@ -156,19 +168,12 @@ def read_output(
     Raises:
         ValueError: there is no pair, ``weights`` is unknown, or the model states no variance.
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights={weights!r} is neither of {WEIGHTS}")
     ids1, ids2 = ([int(i) for i in view["idx"]] for view in (view1, view2))
     if not ids1:
         raise ValueError("there is no pair to align: make_pairs gave none")
     sigmas = _relative_sigmas(pred1), _relative_sigmas(pred2)
     has_sigmas = sigmas[0] is not None and sigmas[1] is not None
-    if weights == "uncertainty" and not has_sigmas:
-        raise ValueError(
-            "weights='uncertainty' needs a model that states a variance (head_type='dpt_uq' or "
-            "'dpt_uq_feat'), and this one gives points and confidences alone: use "
-            "weights='confidence', or weights such as checkpoints/rooms_small_uq.safetensors"
-        )
+    check_weights(weights, states_variance=has_sigmas)
     keep, image_ids, notes = _largest_part(ids1, ids2)
     number = {name: n for n, name in enumerate(image_ids)}
 

@@ -9,7 +9,6 @@ from gradio_client.utils import is_http_url_like
 
 from dust3r.demo.arguments import MASKED
 from dust3r.demo.events import Events, Look, Result, Settings, speaking
-from dust3r.demo.weights import states_variance
 
 GRAPHS = [
     ("every pair", "complete"),
@@ -132,7 +131,7 @@ def build(events: Events) -> gr.Blocks:
 
 def _heading(events: Events) -> str:
     device = next(events.model.parameters()).device
-    says = "states" if states_variance(events.model) else "does not state"
+    says = "states" if events.model.states_variance else "does not state"
     return (
         "# Photographs to 3-D, and how far to trust it\n"
         f"Model {events.name}, images of {events.image_size} pixels, on {device}; it {says} the "
@@ -141,7 +140,7 @@ def _heading(events: Events) -> str:
 
 
 def _maps_of(events: Events) -> str:
-    deviation = ", standard deviation" if states_variance(events.model) else ""
+    deviation = ", standard deviation" if events.model.states_variance else ""
     return f"Depth, confidence{deviation}"
 
 
@@ -156,7 +155,7 @@ def _settings(events: Events, images: gr.File) -> dict[str, Any]:
     shared = gr.Checkbox(label="One camera took all (shared intrinsics)")
     with gr.Accordion("More", open=False):
         niter = gr.Slider(10, 1000, 300, step=10, label="Iterations of the alignment")
-        has_variance = states_variance(events.model)
+        has_variance = events.model.states_variance
         weights = gr.Radio(
             ["confidence", "uncertainty"],
             value="confidence",

@@ -75,11 +75,6 @@ def chosen_device(name: str | None) -> torch.device:
     return device
 
 
-def states_variance(model: AsymmetricCroCo3DStereo) -> bool:
-    """Whether the model predicts the variance of its depth."""
-    return "uq" in model.head_type
-
-
 def _shipped() -> Path:
     return next(
         (FOLDER / name for name in SHIPPED if (FOLDER / name).is_file()), FOLDER / SHIPPED[-1]
