@@ -146,7 +146,7 @@ def test_truth_is_at_the_pixels_of_the_network(script, write_tree, plane):
         np.testing.assert_allclose(points @ plane["normal"], plane["offset"], atol=0.02)
 
 
-def test_failed_scenes_are_counted_and_kept_out_of_the_medians(script, truth):
+def test_failed_scenes_are_counted_and_have_no_share(script, truth):
     evaluation = script("eval_reconstruction")
     good = evaluation.measure(perfect(truth), truth) | {"seconds": 1.0}
     cells = evaluation.row(
