@@ -20,7 +20,7 @@ from dust3r.heads.postprocess import Mode
 from dust3r.patch_embed import PATCH_EMBEDS, PatchEmbedDust3R
 from dust3r.training import checkpoint
 from dust3r.utils.hub import HUB_ERRORS, not_found
-from dust3r.utils.spec import MODELS, build
+from dust3r.utils.spec import MODELS, SpecError, build
 
 log = logging.getLogger(__name__)
 
@@ -299,7 +299,13 @@ def load_model(
             f"{path} does not say which model its weights belong to (no args.model): build the "
             "model yourself and use dust3r.training.checkpoint.load_state_dict"
         )
-    model = build(args.model, MODELS)
+    try:
+        model = build(args.model, MODELS)
+    except SpecError as error:
+        raise checkpoint.CheckpointError(
+            f"{path} names a model that is not known here. For one of MASt3R's classes, write "
+            f"'import mast3r.model' first: dust3r does not import it. {error}"
+        ) from error
     report = checkpoint.load_state_dict(model, loaded["model"])
     if verbose:
         log.info("%s: %s", path, report)

@@ -59,28 +59,34 @@ def room(
     return Truth(poses, np.tile(shoot.intrinsics, (count, 1, 1)), np.stack(depths))
 
 
-def noisy_pairs(truth: Truth, noise: float, outliers: float = 0.0, seed: int = 0) -> dict[str, Any]:
+def noisy_pairs(
+    truth: Truth,
+    noise: float,
+    outliers: float = 0.0,
+    seed: int = 0,
+    edges: Sequence[tuple[int, int]] | None = None,
+) -> dict[str, Any]:
     """What ``dust3r.inference.inference`` would return of a network that errs in a known way.
 
-    All ordered pairs, each with a scale of its own. Points are off by ``noise`` times their depth,
-    and more the farther they are; half of that varies from pixel to pixel, half slowly over the
-    image. A fraction ``outliers`` is off by 30 % of depth. Confidence falls with the error, and
-    with chance.
+    Ordered pairs ``edges``, all where None, each with a scale of its own. Points are off by
+    ``noise`` times their depth, and more the farther they are; half of that varies from pixel to
+    pixel, half slowly over the image. A fraction ``outliers`` is off by 30 % of depth. Confidence
+    falls with the error, and with chance.
     """
     rng = np.random.default_rng(seed)
     height, width = truth.depths.shape[1:]
     clouds = depthmap_to_pts3d(truth.depths.astype(float), truth.intrinsics, truth.poses)
-    edges = list(permutations(range(len(truth)), 2))
-    maps: tuple[list, list] = [], []
-    confidences: tuple[list, list] = [], []
-    for first, second in edges:
+    edges = list(permutations(range(len(truth)), 2)) if edges is None else list(edges)
+    maps = [torch.empty(len(edges), height, width, 3) for _ in range(2)]
+    confidences = [torch.empty(len(edges), height, width) for _ in range(2)]
+    for pair, (first, second) in enumerate(edges):
         scale = np.exp(rng.uniform(-0.5, 0.5))
         for side, n in enumerate((first, second)):
             error, confidence = _errors(truth.depths[n], noise, outliers, rng)
             points = geotrf(np.linalg.inv(truth.poses[first]), clouds[n]) + error
             points[truth.depths[n] <= 0] = np.nan
-            maps[side].append(torch.from_numpy(scale * points).float())
-            confidences[side].append(torch.from_numpy(confidence).float())
+            maps[side][pair] = torch.from_numpy(scale * points)
+            confidences[side][pair] = torch.from_numpy(confidence)
 
     def view(side: int) -> dict[str, Any]:
         numbers = [edge[side] for edge in edges]
@@ -92,10 +98,7 @@ def noisy_pairs(truth: Truth, noise: float, outliers: float = 0.0, seed: int = 0
         }
 
     keys = "pts3d", "pts3d_in_other_view"
-    predictions = [
-        {key: torch.stack(maps[side]), "conf": torch.stack(confidences[side])}
-        for side, key in enumerate(keys)
-    ]
+    predictions = [{key: maps[side], "conf": confidences[side]} for side, key in enumerate(keys)]
     return {
         "view1": view(0),
         "view2": view(1),

@@ -150,7 +150,7 @@ def gradient_descent(output: dict[str, Any], niter: int = 300, rate: float = 0.0
     for name in ("depth", "shift", "pair_shift"):
         unknowns[name] = unknowns[name] - grown if name == "depth" else unknowns[name] / grown.exp()
     unknowns = {name: value.clone().requires_grad_() for name, value in unknowns.items()}
-    optimiser = torch.optim.Adam(unknowns.values(), lr=rate, betas=(0.9, 0.9))
+    optimiser = torch.optim.Adam(unknowns.values(), lr=rate)
     for step in range(niter):
         optimiser.param_groups[0]["lr"] = rate * (1 - step / niter)
         optimiser.zero_grad()

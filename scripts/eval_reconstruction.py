@@ -311,7 +311,8 @@ def row(results: Sequence[Measures | str]) -> list[str]:
         if column.join is np.mean:
             values = [0.0 if isinstance(one, str) else one[column.key] for one in results]
         else:
-            values = [one[column.key] for one in measured if column.key in one]
+            values = [one.get(column.key, np.nan) for one in measured]
+            values = [value for value in values if np.isfinite(value)]
         value = column.factor * column.join(values) if values else None
         cells.append("-" if value is None else f"{value:.{column.digits}f}")
     return cells

@@ -2,6 +2,7 @@
 # Every launcher and the quick start go through here, so that they cannot drift apart.
 #   DATA_TRAIN  specification of the training set      DATA_TEST  of the test set, or "[None]"
 #   WIDTHS      widths of the model, as "enc_embed_dim=..., ..."; empty for the published size
+#   MODEL_CLASS another class than AsymmetricMASt3R
 #   PROCESSES   processes on this machine              EXTRA      further arguments of train.py
 LOSS="ConfLoss(Regr3D(L21, norm_mode='avg_dis'), alpha=0.2)"
 
@@ -24,7 +25,7 @@ train_stage() { # stage (geom, mean, variance), checkpoint to start from, output
     # shellcheck disable=SC2086
     torchrun --standalone --nproc_per_node="${PROCESSES:-1}" train.py \
         --train_dataset "$DATA_TRAIN" --test_dataset "${DATA_TEST:-[None]}" \
-        --model "AsymmetricMASt3R(patch_embed_cls='ManyAR_PatchEmbed', img_size=(224, 224),
+        --model "${MODEL_CLASS:-AsymmetricMASt3R}(patch_embed_cls='ManyAR_PatchEmbed', img_size=(224, 224),
                  head_type='$head'${WIDTHS:+, $WIDTHS})" \
         --pretrained "$2" --train_criterion "$LOSS" --test_criterion "$LOSS" \
         $terms --output_dir "$3" ${EXTRA:-}

@@ -12,6 +12,8 @@ source scripts/stages.sh
 DATA="${DATA:-data/rooms_small}" OUT="${OUT:-output/rooms_small_uq}"
 PROCESSES="${PROCESSES:-2}"
 
+# The weights are to load without the mast3r package.
+MODEL_CLASS="AsymmetricCroCo3DStereo"
 WIDTHS="enc_embed_dim=192, enc_depth=6, enc_num_heads=3, dec_embed_dim=192, dec_depth=4, dec_num_heads=3, dpt_dim=32"
 DATA_TRAIN="800 @ ScanNetpp(split='all', ROOT='$DATA/train', resolution=224, aug_crop=16, transform=ColorJitter)"
 DATA_TEST="64 @ ScanNetpp(split='all', ROOT='$DATA/test', resolution=224, seed=777)"
