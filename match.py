@@ -10,6 +10,7 @@ import numpy as np
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
 from dust3r.demo import weights
 from dust3r.training import checkpoint
+from dust3r.utils.device import chosen_device
 from dust3r.utils.image import load_images
 from dust3r.utils.pixels import read_upright
 from mast3r.coarse_to_fine import match_coarse_to_fine
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> list[Path]:
     """
     if args.max_image_size is not None and not args.coarse_to_fine:
         raise ValueError("--max_image_size has a meaning with --coarse_to_fine only")
-    device = weights.chosen_device(args.device)
+    device = chosen_device(args.device)
     model, name = weights.load(args.weights, args.model_name)
     size = args.image_size or weights.native_size(model)
     log.info("%s, images of %d pixels, on %s", name, size, device)

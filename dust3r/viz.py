@@ -25,7 +25,7 @@ from dust3r.uncertainty.evaluation import (
     thinning,
 )
 from dust3r.uncertainty.tables import markdown, summary_line, uncertainty_or_all
-from dust3r.utils.device import best_device
+from dust3r.utils.device import chosen_device
 from dust3r.utils.files import atomic_path
 from dust3r.utils.panels import pair_figure, summary_figure, take_sample
 from dust3r.utils.plots import save_png
@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             the model has nothing that tells its uncertainty.
         dust3r.training.checkpoint.CheckpointError: the checkpoint cannot be used.
     """
-    device = _device(args.device)
+    # The metrics count in float64, which MPS does not have.
+    device = chosen_device(args.device, torch.float64)
     # Specifications first: a typo should not cost the time to read a large checkpoint.
     dataset = _dataset(args.dataset, "--dataset")
     train_dataset = _dataset(args.train_dataset, "--train_dataset") if args.train_dataset else None
@@ -243,22 +244,6 @@ def _loader(
         drop_last=False,
         seed=args.seed,
     )
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        device = best_device()
-        # The metrics count in float64, which MPS does not have.
-        return torch.device("cpu") if device.type == "mps" else device
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device, dtype=torch.float64)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"--device {name} cannot be used here ({str(error).splitlines()[0]}); choose cpu, or "
-            "leave it out to take the GPU where there is one"
-        ) from error
-    return device
 
 
 def _count(text: str) -> int:

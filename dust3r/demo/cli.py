@@ -3,8 +3,9 @@
 import logging
 import sys
 
-from dust3r.demo import arguments, batch, server, weights
+from dust3r.demo import arguments, batch, server
 from dust3r.training import checkpoint
+from dust3r.utils.device import chosen_device
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ def main(given: list[str] | None = None) -> int:
     for chatty in ("httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        args.device = weights.chosen_device(args.device)
+        args.device = chosen_device(args.device)
         if args.images:
             written = batch.run(args)
             sys.stdout.write("".join(f"{path}\n" for path in written))

@@ -4,11 +4,9 @@ import json
 import logging
 from pathlib import Path
 
-import torch
 from huggingface_hub import hf_hub_download
 
 from dust3r.model import AsymmetricCroCo3DStereo, for_upright_images, load_model
-from dust3r.utils.device import best_device
 from dust3r.utils.hub import HUB_ERRORS, not_found
 from dust3r.utils.spec import MODELS
 
@@ -58,21 +56,6 @@ def native_size(model: AsymmetricCroCo3DStereo) -> int:
     """Longer side of the images that a model is made for: 224, or 512 for all larger ones."""
     side = max(model.patch_embed.grid_size) * model.patch_size
     return SMALL_SIZE if side <= SMALL_SIZE else LARGE_SIZE
-
-
-def chosen_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one here; ValueError where it cannot be used."""
-    if name is None:
-        return best_device()
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"--device {name} cannot be used here ({str(error).splitlines()[0]}); choose cpu, or "
-            "leave it out to take the GPU where there is one"
-        ) from error
-    return device
 
 
 def _shipped() -> Path:

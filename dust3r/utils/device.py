@@ -20,6 +20,27 @@ def best_device(local_rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
+def chosen_device(name: str | None, dtype: torch.dtype = torch.float32) -> torch.device:
+    """The device of ``--device NAME``, or the best one here that holds numbers of ``dtype``.
+
+    Raises:
+        ValueError: there is no such device, or it does not know ``dtype``.
+    """
+    if name is None:
+        device = best_device()
+        knows = device.type != "mps" or dtype != torch.float64
+        return device if knows else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device, dtype=dtype)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"--device {name} cannot be used here ({str(error).splitlines()[0]}); choose cpu, or "
+            "leave it out to take the GPU where there is one"
+        ) from error
+    return device
+
+
 def view_to_device(view: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The view with its tensors on ``device``, without waiting where memory is pinned."""
     return {
