@@ -9,6 +9,7 @@ Views of one synthetic room, 224x168, 1 % noise; the pairs' own arrays are part 
 import argparse
 import resource
 import time
+from dataclasses import replace
 
 import numpy as np
 from alignment_problems import focal_errors, noisy_pairs, pose_errors, room
@@ -16,7 +17,8 @@ from alignment_problems import focal_errors, noisy_pairs, pose_errors, room
 from dust3r.cloud_opt import global_aligner
 from dust3r.image_pairs import make_pairs
 
-SIZE = 224, 168
+# Rooms are rendered in whole patches; the last rows are cut off.
+RENDERED, HEIGHT = (224, 176), 168
 
 
 def main() -> None:
@@ -24,7 +26,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--scene_graph", default="complete", help="as of make_pairs")
     args = parser.parse_args()
-    truth = room(0, args.images, SIZE, step=1)
+    truth = room(0, args.images, RENDERED, step=1)
+    truth = replace(truth, depths=truth.depths[:, :HEIGHT])
     views = [{"idx": n} for n in range(args.images)]
     edges = [(a["idx"], b["idx"]) for a, b in make_pairs(views, args.scene_graph)]
     output = noisy_pairs(truth, 0.01, edges=edges)
