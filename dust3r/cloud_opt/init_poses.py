@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from torch import Tensor
 
 from dust3r.cloud_opt.observations import Samples
-from dust3r.cloud_opt.pinhole import Pinholes, votes_in_view
+from dust3r.cloud_opt.pinhole import Pinholes, focal_in_view
 from dust3r.cloud_opt.similarity import (
     apply,
     from_parts,
@@ -21,7 +21,6 @@ from dust3r.cloud_opt.similarity import (
     weighted_median,
 )
 from dust3r.cloud_opt.solver import State
-from dust3r.post_process import fit_focal
 
 _FOCAL_CANDIDATES = 15
 _FOCAL_RANGE = 0.4, 3.0
@@ -53,9 +52,7 @@ def initialise(samples: Samples, scores: Tensor, pinholes: Pinholes, sizes: Tens
             cloud, vote = samples.points[0][pair], samples.votes[0][pair]
             camera = register(cloud[None], world[None, n], vote[None])[0]
             if not pinholes.fixed_focals[n]:
-                vote = votes_in_view(cloud, vote)
-                focal = fit_focal(cloud[None], offsets[None], vote[None])[0].double()
-                focals[n] = torch.where(focal > 0, focal, focals[n])
+                focals[n] = focal_in_view(cloud, offsets, vote, focals[n])
             cameras[n] = rigid_of(camera)
             points[n] = cloud * scale_of(camera).float()
         else:

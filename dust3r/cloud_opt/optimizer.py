@@ -12,6 +12,7 @@ from tqdm import tqdm
 from dust3r.cloud_opt.base_opt import BaseOptimizer
 from dust3r.cloud_opt.fusion import fuse_rays, spread_of
 from dust3r.cloud_opt.init_poses import align_to_known, initialise
+from dust3r.cloud_opt.pinhole import pixel_grid
 from dust3r.cloud_opt.similarity import apply, rigid_of, scale_of, scaling
 from dust3r.cloud_opt.solver import Kernel, State, kernel_of, optimise, second_similarities
 
@@ -146,8 +147,7 @@ class PointCloudOptimizer(BaseOptimizer):
         scales = scale_of(state.cameras)
         depthmaps, deviations = [], []
         for n, (height, width) in enumerate(self.imshapes):
-            v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            rays = state.pinholes.rays(n, torch.stack([u, v], -1).flatten(0, 1).float())
+            rays = state.pinholes.rays(n, pixel_grid(height, width))
             said = [
                 (side, int(pair))
                 for side in (0, 1)

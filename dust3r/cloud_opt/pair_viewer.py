@@ -7,9 +7,8 @@ from torch import Tensor
 
 from dust3r.cloud_opt.base_opt import BaseOptimizer
 from dust3r.cloud_opt.init_poses import solve_pnp
-from dust3r.cloud_opt.pinhole import votes_in_view
+from dust3r.cloud_opt.pinhole import focal_in_view, pixel_grid
 from dust3r.cloud_opt.similarity import apply
-from dust3r.post_process import fit_focal
 
 
 class PairViewer(BaseOptimizer):
@@ -31,7 +30,7 @@ class PairViewer(BaseOptimizer):
         self._sides = {n: side for side, n in enumerate(self.edges[pair])}
         first, second = self.edges[pair]
         offsets = [
-            _pixel_grid(*self.imshapes[n]) - self._pinholes.centres[n].float() for n in (0, 1)
+            pixel_grid(*self.imshapes[n]) - self._pinholes.centres[n].float() for n in (0, 1)
         ]
         # The first image's focal from its own map; the second's from the other pair where there is
         # one, else from PnP.
@@ -39,10 +38,8 @@ class PairViewer(BaseOptimizer):
             first: data.said(0, pair)
         }
         for n, (cloud, vote) in own.items():
-            vote = votes_in_view(cloud, vote)
-            focal = fit_focal(cloud[None], offsets[n][None], vote[None]).double()
             guess = self._pinholes.focals[n]
-            self._pinholes.focals[n] = torch.where(focal > 0, focal, guess)
+            self._pinholes.focals[n] = focal_in_view(cloud, offsets[n], vote, guess)
         focal = float(self._pinholes.focals[second, 0]) if second in own else None
         points, votes = data.said(1, pair)
         size = torch.tensor(self.imshapes[second])
@@ -85,8 +82,3 @@ class PairViewer(BaseOptimizer):
         return [
             sigmas[self._sides[n]][self._pair] * depth for n, depth in enumerate(self._depthmaps)
         ]
-
-
-def _pixel_grid(height: int, width: int) -> Tensor:
-    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([u, v], -1).flatten(0, 1).float()

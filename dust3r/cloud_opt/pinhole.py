@@ -90,6 +90,20 @@ def votes_in_view(points: Tensor, votes: Tensor) -> Tensor:
     return torch.where(off_axis < _WIDEST * points[:, 2], votes, 0.0)
 
 
+def focal_in_view(points: Tensor, offsets: Tensor, votes: Tensor, guess: Tensor) -> Tensor:
+    """Focals (2,) of points (M, 3) at ``offsets`` (M, 2) from the principal point; ``guess`` where
+    the points are nonsense and give none."""
+    votes = votes_in_view(points, votes)
+    focal = fit_focal(points[None], offsets[None], votes[None])[0].double()
+    return torch.where(focal > 0, focal, guess)
+
+
+def pixel_grid(height: int, width: int) -> Tensor:
+    """(H W, 2) float pixels (u, v) of an image, row by row."""
+    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([u, v], -1).flatten(0, 1).float()
+
+
 def _fit(
     points: Tensor, pixels: Tensor, weights: Tensor, fx_and_fy: bool, with_centre: bool
 ) -> tuple[Tensor, Tensor]:
