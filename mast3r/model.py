@@ -23,6 +23,8 @@ class AsymmetricMASt3R(AsymmetricCroCo3DStereo):
         two_confs: whether descriptors have a confidence of their own.
         desc_conf_mode: its activation; that of ``conf_mode`` when None.
         desc_mode: ``'norm'``: descriptors have unit norm.
+        desc_mlp_ratio: hidden channels of the descriptors' MLP per channel of its input; the
+            published 4 makes that MLP the larger part of a small model.
         Others as ``AsymmetricCroCo3DStereo``.
     """
 
@@ -33,14 +35,18 @@ class AsymmetricMASt3R(AsymmetricCroCo3DStereo):
         two_confs: bool = False,
         desc_mode: str = "norm",
         desc_conf_mode: Mode | None = None,
+        desc_mlp_ratio: float = 4.0,
         conf_mode: Mode | None = ("exp", 1, float("inf")),
         **kwargs: Any,
     ):
         if desc_mode not in ("norm", ("norm",), ["norm"]):
             raise ValueError(f"desc_mode={desc_mode!r}: descriptors are 'norm', unit length")
+        if not desc_mlp_ratio > 0:
+            raise ValueError(f"desc_mlp_ratio={desc_mlp_ratio!r} must be above 0; 4 is published")
         # Plain values, set before the trunk is built because the head's builder reads them.
         self.two_confs = two_confs
         self.desc_conf_mode = tuple(desc_conf_mode or conf_mode or ()) or None
+        self.desc_mlp_ratio = desc_mlp_ratio
         self.desc_dim = 0
         super().__init__(
             output_mode=output_mode, head_type=head_type, conf_mode=conf_mode, **kwargs

@@ -13,7 +13,7 @@ DATA="${DATA:-data/rooms_small}" OUT="${OUT:-output/rooms_small_mast3r}"
 PROCESSES="${PROCESSES:-2}" NORM="${NORM:-?avg_dis}"
 
 MODEL="AsymmetricMASt3R(patch_embed_cls='ManyAR_PatchEmbed', img_size=(224, 224), head_type='catmlp+dpt',
-    output_mode='pts3d+desc24', two_confs=True,
+    output_mode='pts3d+desc16', two_confs=True, desc_mlp_ratio=0.4,
     enc_embed_dim=192, enc_depth=6, enc_num_heads=3, dec_embed_dim=192, dec_depth=4, dec_num_heads=3, dpt_dim=32)"
 REGRESSION="Regr3D(L21, norm_mode='$NORM')"
 LOSS="ConfLoss($REGRESSION, alpha=0.2) + 0.075*ConfMatchingLoss(MatchingLoss(

@@ -8,14 +8,18 @@ from croco.blocks import Mlp
 from dust3r.heads.dpt import PointmapDPT
 from dust3r.heads.postprocess import Mode, confidence
 
-HIDDEN_RATIO = 4
-
 
 class CatMlpDPT(PointmapDPT):
     """``dpt`` and, per pixel, a unit-norm descriptor with its confidence (MASt3R, section 3.2)."""
 
     def __init__(
-        self, *args, patch_size: int, desc_dim: int, desc_conf_mode: Mode | None, **kwargs
+        self,
+        *args,
+        patch_size: int,
+        desc_dim: int,
+        desc_conf_mode: Mode | None,
+        desc_mlp_ratio: float = 4.0,
+        **kwargs,
     ):
         super().__init__(*args, patch_size=patch_size, **kwargs)
         self.patch_size = patch_size
@@ -24,7 +28,7 @@ class CatMlpDPT(PointmapDPT):
         token_dim = kwargs["enc_dim"] + kwargs["dec_dim"]
         channels = desc_dim + (desc_conf_mode is not None)
         self.head_local_features = Mlp(
-            token_dim, HIDDEN_RATIO * token_dim, channels * patch_size**2
+            token_dim, round(desc_mlp_ratio * token_dim), channels * patch_size**2
         )
 
     @classmethod
@@ -39,6 +43,7 @@ class CatMlpDPT(PointmapDPT):
             dpt_dim=model.dpt_dim,
             desc_dim=model.desc_dim,
             desc_conf_mode=model.desc_conf_mode if model.two_confs else None,
+            desc_mlp_ratio=model.desc_mlp_ratio,
         )
 
     def dense(
