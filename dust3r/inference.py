@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 View = dict[str, Any]
 Shape = tuple[int, int]
+Prediction = dict[str, Tensor]
 Pairs = Sequence[tuple[View, View]]
 
 # What allocators say: CUDA and MPS; the CPU's on Windows and on Linux; cuBLAS and cuDNN.
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
-@torch.no_grad()
 def inference(
     pairs: Pairs,
     model: AsymmetricCroCo3DStereo,
@@ -59,6 +59,45 @@ def inference(
             portrait image for a model that knows landscape batches only.
         torch.OutOfMemoryError: even one pair at a time does not fit.
     """
+    stores: list[_Store] = []
+
+    def keep(batch: Sequence[int], *predictions: Prediction) -> None:
+        if not stores:
+            stores.extend(_Store(len(pairs), check_if_same_size(pairs)) for _ in predictions)
+        for store, prediction in zip(stores, predictions, strict=True):
+            store.put(batch, prediction)
+
+    for_each_batch(pairs, model, keep, device, batch_size, verbose, progress=progress)
+    same = check_if_same_size(pairs)
+    first, second = zip(*pairs, strict=True)
+    return {
+        "view1": _collate(first, same),
+        "view2": _collate(second, same),
+        "pred1": stores[0].values,
+        "pred2": stores[1].values,
+        "loss": None,
+    }
+
+
+@torch.no_grad()
+def for_each_batch(
+    pairs: Pairs,
+    model: AsymmetricCroCo3DStereo,
+    take: Callable[[Sequence[int], Prediction, Prediction], None],
+    device: str | torch.device | None = None,
+    batch_size: int = 8,
+    verbose: bool = True,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """Predictions of all pairs, handed over batch by batch, for those that need not keep them all.
+
+    Args:
+        take: called with the places in ``pairs`` of a batch and its predictions for first and
+            second images, tensors (B, ...) on the device; again for the same pairs, in smaller
+            batches, where memory ended. What it holds on to fills the device's memory.
+        Others, and errors, as ``inference``.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more")
     if not pairs:
@@ -67,9 +106,6 @@ def inference(
     shapes = [_upright_shape(image, model.landscape_only) for image in images]
     device = next(model.parameters()).device if device is None else torch.device(device)
     model.to(device)
-
-    same = check_if_same_size(pairs)
-    stores = _Store(len(pairs), same), _Store(len(pairs), same)
     batches = _Batches(batch_size)
     with _evaluating(model), _Progress(len(images) + len(pairs), verbose, progress) as steps:
         tokens, positions = [None] * len(images), [None] * len(images)
@@ -87,8 +123,7 @@ def inference(
                 features = ([values[i] for i in chosen] for values in (tokens, positions))
                 inputs.append(tuple(torch.stack(values).to(device) for values in features))
                 inputs.append(torch.tensor([shapes[i] for i in chosen]))
-            for store, prediction in zip(stores, model.predict(*inputs), strict=True):
-                store.put(batch, prediction)
+            take(batch, *model.predict(*inputs))
 
         for group in _groups(shapes):
             for count in batches.run(group, encode):
@@ -96,14 +131,6 @@ def inference(
         for group in _groups([(shapes[i], shapes[j]) for i, j in ends]):
             for count in batches.run(group, decode):
                 steps.advance(count)
-    first, second = zip(*pairs, strict=True)
-    return {
-        "view1": _collate(first, same),
-        "view2": _collate(second, same),
-        "pred1": stores[0].values,
-        "pred2": stores[1].values,
-        "loss": None,
-    }
 
 
 def check_if_same_size(pairs: Pairs) -> bool:

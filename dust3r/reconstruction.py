@@ -12,7 +12,7 @@ import numpy as np
 from dust3r.utils.geometry import geotrf
 
 if TYPE_CHECKING:
-    from dust3r.cloud_opt.base_opt import BaseOptimizer
+    from dust3r.cloud_opt.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_scene(cls, scene: BaseOptimizer, notes: Sequence[str] = ()) -> Reconstruction:
+    def from_scene(cls, scene: Scene, notes: Sequence[str] = ()) -> Reconstruction:
         """The state of an aligned scene; ``notes`` come before its own."""
 
         def arrays(tensors: Sequence) -> tuple[np.ndarray, ...]:

@@ -51,6 +51,8 @@ class AsymmetricMASt3R(AsymmetricCroCo3DStereo):
         super().__init__(
             output_mode=output_mode, head_type=head_type, conf_mode=conf_mode, **kwargs
         )
+        if self.desc_dim:
+            self.downstream_head2.start_as(self.downstream_head1)
 
     def check_output_mode(self, output_mode: str, head_type: str) -> None:
         match = re.fullmatch(r"pts3d(?:\+desc(\d+))?", output_mode)

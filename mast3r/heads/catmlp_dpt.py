@@ -30,6 +30,7 @@ class CatMlpDPT(PointmapDPT):
         self.head_local_features = Mlp(
             token_dim, round(desc_mlp_ratio * token_dim), channels * patch_size**2
         )
+        self._start_alike()
 
     @classmethod
     def build(cls, model: nn.Module) -> "CatMlpDPT":
@@ -45,6 +46,26 @@ class CatMlpDPT(PointmapDPT):
             desc_conf_mode=model.desc_conf_mode if model.two_confs else None,
             desc_mlp_ratio=model.desc_mlp_ratio,
         )
+
+    def start_as(self, other: "CatMlpDPT") -> None:
+        """Take the descriptors' weights of another head, so that both images speak one language.
+
+        Trained from heads that differ, a small model's descriptors collapse into a constant, where
+        the matching loss is flat, before what the tokens know can show.
+        """
+        self.head_local_features.load_state_dict(other.head_local_features.state_dict())
+
+    @torch.no_grad()
+    def _start_alike(self) -> None:
+        """All pixels of a patch start with one descriptor.
+
+        Else a point's descriptor would depend on where in its patch it falls, which differs from
+        view to view, and nothing would match at first: see ``start_as``.
+        """
+        last = self.head_local_features.fc2
+        for values in (last.weight, last.bias):
+            by_pixel = values.view(-1, self.patch_size**2, *values.shape[1:])
+            by_pixel.copy_(by_pixel[:, :1].clone().expand_as(by_pixel))
 
     def dense(
         self, tokens: list[Tensor], image_size: tuple[int, int]
