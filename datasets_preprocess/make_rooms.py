@@ -79,7 +79,7 @@ def make_rooms(
     if not pairs:
         LOGGER.warning("no two images overlap by 0.2 to 0.9: raise --images_per_scene")
     for scene in ordered[:contact_sheets]:
-        _write_contact_sheet(Path(root), scene)
+        write_contact_sheet(root, scene)
     return path
 
 
@@ -203,7 +203,8 @@ def _single_threaded_children() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _write_contact_sheet(root: Path, scene: SceneData) -> None:
+def write_contact_sheet(root: str | Path, scene: SceneData) -> Path:
+    """Write the overview ``ROOT/contact_sheet_<scene>.png`` of a rendered scene; its path."""
     # Loads matplotlib and torch, which every worker would otherwise pay for on starting.
     from datasets_preprocess.contact_sheet import Frame, FramePair, contact_sheet
 
@@ -221,12 +222,14 @@ def _write_contact_sheet(root: Path, scene: SceneData) -> None:
     step = max(1, len(scene.images) // _FRAMES_SHOWN)
     shown = range(0, len(scene.images), step)[:_FRAMES_SHOWN]
     spaced = scene.pairs[:: max(1, len(scene.pairs) // _PAIRS_SHOWN)][:_PAIRS_SHOWN]
+    path = Path(root) / f"contact_sheet_{scene.name}.png"
     contact_sheet(
-        root / f"contact_sheet_{scene.name}.png",
+        path,
         f"{scene.name}: {len(scene.images)} images, {len(scene.pairs)} pairs",
         [frame(index) for index in shown],
         [FramePair(frame(int(i)), frame(int(j)), score) for i, j, score in spaced],
     )
+    return path
 
 
 if __name__ == "__main__":

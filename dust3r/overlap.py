@@ -94,13 +94,26 @@ def _verified(first: _Features, second: _Features) -> int:
         return 0
     ours = first[0][[match.queryIdx for match in once]]
     theirs = second[0][[match.trainIdx for match in once]]
+    return int(agreeing(ours, theirs, _PIXELS_OFF).sum())
+
+
+def agreeing(xy1: np.ndarray, xy2: np.ndarray, pixels_off: float) -> np.ndarray:
+    """(K,) bool: matches (K, 2) and (K, 2) of two images that one fundamental matrix explains.
+
+    Args:
+        pixels_off: largest distance to the epipolar line.
+    """
+    if len(xy1) < _MINIMAL_SAMPLE:
+        return np.zeros(len(xy1), bool)
+    xy1, xy2 = (np.asarray(xy, np.float64) for xy in (xy1, xy2))
+    # The sampling of RANSAC would otherwise depend on what ran before.
     cv2.setRNGSeed(0)
     try:
-        _, inliers = cv2.findFundamentalMat(ours, theirs, cv2.USAC_MAGSAC, _PIXELS_OFF, 0.999, 1000)
+        _, inliers = cv2.findFundamentalMat(xy1, xy2, cv2.USAC_MAGSAC, pixels_off, 0.999, 1000)
     except cv2.error:
         # OpenCV 5 fails on photographs from one spot, or one taken twice: no parallax fixes it.
-        _, inliers = cv2.findHomography(ours, theirs, cv2.USAC_MAGSAC, _PIXELS_OFF)
-    return 0 if inliers is None else int(inliers.sum())
+        _, inliers = cv2.findHomography(xy1, xy2, cv2.USAC_MAGSAC, pixels_off)
+    return np.zeros(len(xy1), bool) if inliers is None else inliers.ravel() > 0
 
 
 def _joined_firmly(verified: dict[tuple[int, int], int], count: int) -> list[tuple[int, int]]:

@@ -26,6 +26,10 @@ Kind = TypeVar("Kind", bound="Matches")
 
 DESCRIPTOR_MODEL = "head_type='catmlp+dpt', output_mode='pts3d+desc24'"
 
+_NO_DESCRIPTORS = (
+    "this model has no descriptors to match by: take the weights of a model with "
+    f"{DESCRIPTOR_MODEL}, such as MASt3R's"
+)
 _PANEL_HEIGHT, _GAP = 640, 12
 _REDDEST = 0.85  # hues beyond come back to red
 
@@ -121,10 +125,7 @@ def match_predictions(
     Views, other arguments, result and errors as of ``match_views``.
     """
     if "desc" not in pred1 or "desc" not in pred2:
-        raise ValueError(
-            "this model has no descriptors to match by: take the weights of a model with "
-            f"{DESCRIPTOR_MODEL}, such as MASt3R's"
-        )
+        raise ValueError(_NO_DESCRIPTORS)
     masks = [None if view.get("mask") is None else view["mask"][0] for view in (view1, view2)]
     pixels1, pixels2 = fast_reciprocal_NNs(
         pred1["desc"],
@@ -146,6 +147,12 @@ def match_predictions(
         pixels2=pixels2,
     )
     return matches.select(matches.confidence >= min_confidence)
+
+
+def need_descriptors(model: AsymmetricCroCo3DStereo) -> None:
+    """Raises ValueError for a model that has no descriptors to match by."""
+    if not getattr(model, "desc_dim", 0):
+        raise ValueError(_NO_DESCRIPTORS)
 
 
 def save_matches(path: str | Path, matches: Matches, **more: Any) -> Path:

@@ -82,7 +82,7 @@ def noisy_pairs(
     for pair, (first, second) in enumerate(edges):
         scale = np.exp(rng.uniform(-0.5, 0.5))
         for side, n in enumerate((first, second)):
-            error, confidence = _errors(truth.depths[n], noise, outliers, rng)
+            error, confidence = depth_errors(truth.depths[n], noise, outliers, rng)
             points = geotrf(np.linalg.inv(truth.poses[first]), clouds[n]) + error
             points[truth.depths[n] <= 0] = np.nan
             maps[side][pair] = torch.from_numpy(scale * points)
@@ -133,7 +133,7 @@ def focal_errors(estimated: Sequence[float] | Tensor, true: np.ndarray) -> np.nd
     return np.abs(np.asarray(estimated, dtype=float).reshape(-1) / true - 1)
 
 
-def _errors(
+def depth_errors(
     depth: np.ndarray, noise: float, outliers: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors (H, W, 3) of the points of a depth map (H, W), and confidences (H, W)."""

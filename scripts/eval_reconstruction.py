@@ -6,7 +6,10 @@ Every scene of a processed data set gives a few images, a random chain in which 
 next. They go through ``dust3r.pipeline.reconstruct`` (all pairs; the network's weights as
 confidence, and as uncertainty where it states one; ``first guess`` ends before the optimisation),
 and pairs made from their true depth, with an error added, go through the alignment alone: what
-remains there is the alignment's doing. Columns:
+remains there is the alignment's doing. Models with descriptors also give ``sparse`` rows, by
+``mast3r.pipeline.reconstruct_sparse``: as it is, with the cameras of its first stage (``coarse``),
+and with depth as the network has it (``fixed depth``). Images that it leaves out count as wrong in
+shares and as 180 degrees off in medians. Columns:
 
 - rot, dir: errors, in degrees, of relative rotations and directions of translation; of a scene the
   median (and mean) over its pairs of images. RRA, RTA: share of pairs below 5 and 15 degrees;
@@ -27,6 +30,7 @@ error, and those with half of their pairs off by more than 30 degrees in rotatio
 import argparse
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,6 +56,7 @@ from dust3r.utils.device import best_device
 from dust3r.utils.files import atomic_path
 from dust3r.utils.geometry import depthmap_to_pts3d
 from dust3r.utils.image import load_images
+from mast3r.pipeline import reconstruct_sparse
 
 log = logging.getLogger("eval_reconstruction")
 
@@ -125,10 +130,11 @@ def main() -> None:
         chosen = chain(dataset, scene, args.images, args.min_overlap, rng)
         images = load_images([paths(dataset, n)[0] for n in chosen], args.size, verbose=False)
         truth = read_truth(dataset, chosen, images)
+        names = [image["source"].name for image in images]
         still = np.tile(np.eye(4), (len(truth), 1, 1))
         turns.append(np.median(pose_errors(still, truth.poses)[0]))
         for name, run in variants(model, images, truth, args.weights, args.noise, scene):
-            measured = attempt(run, truth)
+            measured = attempt(run, truth, names)
             found.setdefault(name, {})[str(dataset.scenes[scene])] = measured
             if args.output:
                 with atomic_path(args.output) as temporary:
@@ -230,11 +236,24 @@ def variants(
         yield FIRST_GUESS, whole(niter=0)
     for kind in weights:
         yield f"whole path, by {kind}", whole(weights=kind)
+    if getattr(model, "desc_dim", 0):
+        with tempfile.TemporaryDirectory() as cache:
+
+            def sparse(**options: Any) -> Callable[[], Reconstruction]:
+                return lambda: reconstruct_sparse(
+                    model, images, cache_path=cache, verbose=False, **options
+                )
+
+            yield "sparse", sparse()
+            yield "sparse, fixed depth", sparse(opt_depth=False)
+            yield "sparse, coarse", sparse(niter2=0)
     for noise in noises:
         yield f"alignment alone, {noise:.0%} noise", aligned(noise)
 
 
-def attempt(run: Callable[[], Reconstruction], truth: Truth) -> Measures | str:
+def attempt(
+    run: Callable[[], Reconstruction], truth: Truth, names: Sequence[str]
+) -> Measures | str:
     """Measures of what ``run`` makes, or why it made nothing."""
     start = time.perf_counter()
     try:
@@ -243,12 +262,20 @@ def attempt(run: Callable[[], Reconstruction], truth: Truth) -> Measures | str:
         log.warning("%s", error)
         return str(error)
     elapsed = time.perf_counter() - start
-    return measure(result, truth) | {"seconds": elapsed}
+    return measure(result, truth, names) | {"seconds": elapsed}
 
 
-def measure(result: Reconstruction, truth: Truth) -> Measures:
-    """All errors of one reconstruction; the module says what they are."""
-    rotation, direction = pose_errors(result.poses, truth.poses)
+def measure(result: Reconstruction, truth: Truth, names: Sequence[str] | None = None) -> Measures:
+    """All errors of one reconstruction; the module says what they are.
+
+    Args:
+        names: of the images that were given, where some may have been left out.
+    """
+    kept, count = kept_images(result, names), len(truth)
+    rotation, direction = pose_errors(result.poses, truth.poses[kept])
+    left_out = np.full(count * (count - 1) // 2 - len(rotation), 180.0)
+    rotation, direction = np.append(rotation, left_out), np.append(direction, left_out)
+    truth = Truth(truth.poses[kept], truth.intrinsics[kept], truth.depths[kept])
     worse = np.fmax(rotation, direction)
     direction = direction[np.isfinite(direction)]
     focals = result.intrinsics[:, (0, 1), (0, 1)].mean(1)
@@ -264,6 +291,13 @@ def measure(result: Reconstruction, truth: Truth) -> Measures:
         "ate": trajectory_error(result.poses[:, :3, 3], truth.poses[:, :3, 3]),
         **point_measures(result, truth),
     }
+
+
+def kept_images(result: Reconstruction, names: Sequence[str] | None) -> list[int]:
+    """Places in ``names`` of the images that were reconstructed; all where there are none."""
+    if names is None or len(result) == len(names):
+        return list(range(len(result)))
+    return [names.index(source.name) for source in result.sources]
 
 
 def trajectory_error(centres: np.ndarray, true: np.ndarray) -> float:

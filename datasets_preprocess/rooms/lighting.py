@@ -28,7 +28,7 @@ class ShadowMap:
 
 
 def bake_shadows(room: Room) -> list[ShadowMap]:
-    """One shadow map a light. The shell casts none: light never leaves a convex room."""
+    """One shadow map a light. Walls cast none: ``Room.reached`` knows what they hide."""
     casters = Solids([p for p in room.primitives if p.casts_shadow and p.kind is not Kind.SHELL])
     cells = (np.arange(SHADOW_TEXELS) + 0.5) / SHADOW_TEXELS * 2 - 1
     maps = []
@@ -52,11 +52,18 @@ def irradiance(
         turn = (slice(None), slice(row, None, 2), slice(col, None, 2))
         near, facing = np.ascontiguousarray(points[turn]), np.ascontiguousarray(normals[turn])
         # Light from above is bounced by a bright ceiling, light from below by a darker floor.
-        ambient = (0.8 + 0.2 * facing[2]) * _openness(room, near, facing)
+        cells = room.cells(near)
+        ambient = (0.8 + 0.2 * facing[2]) * _openness(room, near, facing, cells)
         light_in = room.ambient.astype(np.float32)[:, None, None] * ambient
-        for light, shadow in zip(room.lights, shadows, strict=True):
-            strength = _from_point(light, k, shadow.depth[k], near, facing)
-            light_in += light.colour.astype(np.float32)[:, None, None] * strength
+        for number, (light, shadow) in enumerate(zip(room.lights, shadows, strict=True)):
+            colour, depth = light.colour.astype(np.float32), shadow.depth[k]
+            reached = room.reached(number, k, near, cells)
+            if reached is None:
+                strength = _from_point(light, k, depth, near, facing)
+                light_in += colour[:, None, None] * strength
+            elif reached.any():
+                strength = _from_point(light, k, depth, near[:, reached], facing[:, reached])
+                light_in[:, reached] += colour[:, None] * strength
         total[turn] = light_in
     return total
 
@@ -64,7 +71,7 @@ def irradiance(
 def _from_point(
     light: Light, number: int, depth: np.ndarray, points: np.ndarray, normals: np.ndarray
 ) -> np.ndarray:
-    """Lambert's law, falloff and shadow of one of a light's points: (h, w)."""
+    """Lambert's law, falloff and shadow of one of a light's points: as ``points`` (3, ...)."""
     source = light.points[number].astype(np.float32)
     way = [source[k] - points[k] for k in range(3)]
     squared = way[0] ** 2 + way[1] ** 2 + way[2] ** 2
@@ -80,7 +87,7 @@ def _from_point(
 def _unshadowed(
     source: np.ndarray, depth: np.ndarray, points: np.ndarray, normals: np.ndarray
 ) -> np.ndarray:
-    """Share of light that arrives, (h, w) in [0, 1]: four texels of the map, bilinearly."""
+    """Share of light that arrives, in [0, 1]: four texels of the map, bilinearly."""
     # Comparing a point lifted off its surface keeps surfaces from shadowing themselves.
     x, y, z = (points[k] + np.float32(0.025) * normals[k] - source[k] for k in range(3))
     ax, ay, az = np.abs(x), np.abs(y), np.abs(z)
@@ -114,13 +121,14 @@ def _face_axes(face: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return identity[others[0]], identity[others[1]], sign * identity[axis]
 
 
-def _openness(room: Room, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+def _openness(
+    room: Room, points: np.ndarray, normals: np.ndarray, cells: np.ndarray | None
+) -> np.ndarray:
     """Darkening towards the room's walls, floor and ceiling, (h, w), 1 in the open.
 
     A stand-in for ambient occlusion: a plane darkens what is near it and does not face its way.
     """
-    low = [-room.size[0] / 2, -room.size[1] / 2, 0.0]
-    high = [room.size[0] / 2, room.size[1] / 2, room.size[2]]
+    low, high = room.bounds(cells)
     openness = np.ones(points.shape[1:], np.float32)
     squared = np.float32(CORNER_REACH**2)
     for axis in range(3):

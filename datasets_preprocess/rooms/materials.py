@@ -1,5 +1,6 @@
 """What surfaces look like: textures with a scale, a tint and, for lamps and windows, a glow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,19 +64,38 @@ class Palette:
         glow = strength * np.array(colour)
         return self._add(role, self._rng.uniform(*_ROLES[role][2]), np.ones(3), glow)
 
+    def shifted(self, material: int, metres: Sequence[float]) -> int:
+        """Index of the same material with its texture moved by (across, along) ``metres``."""
+        texture, scale, offset, tint, glow = self._rows[material]
+        self._rows.append((texture, scale, offset + np.asarray(metres) / scale, tint, glow))
+        return len(self._rows) - 1
+
     def materials(self) -> Materials:
         """All materials drawn so far."""
-        texture, scale, offset, tint, glow = zip(*self._rows, strict=True)
-        return Materials(
-            Atlas(self._textures),
-            np.array(texture, np.int32),
-            np.array(scale, np.float32),
-            np.array(offset, np.float32),
-            np.array(tint, np.float32),
-            np.array(glow, np.float32),
-        )
+        return joined_materials([self])
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def _add(self, role: str, scale: float, tint: np.ndarray, glow: np.ndarray) -> int:
         texture = self._by_role[role][self._rng.integers(len(self._by_role[role]))]
         self._rows.append((texture, scale, self._rng.random(2), tint, glow))
         return len(self._rows) - 1
+
+
+def joined_materials(palettes: Sequence[Palette]) -> Materials:
+    """All materials of several palettes, those of the first one first."""
+    textures: list[np.ndarray] = []
+    rows = []
+    for palette in palettes:
+        rows += [(row[0] + len(textures), *row[1:]) for row in palette._rows]
+        textures += palette._textures
+    texture, scale, offset, tint, glow = zip(*rows, strict=True)
+    return Materials(
+        Atlas(textures),
+        np.array(texture, np.int32),
+        np.array(scale, np.float32),
+        np.array(offset, np.float32),
+        np.array(tint, np.float32),
+        np.array(glow, np.float32),
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from datasets_preprocess.layout import (
     SceneData,
@@ -81,10 +82,7 @@ def plan_scene(recipe: Recipe, number: int) -> Shoot:
     walk_rng, room_rng, camera_rng = map(np.random.default_rng, seeds[:3])
     size = random_size(walk_rng)
     poses = make_walk(walk_rng, size, recipe.images_per_scene)
-    width, height = recipe.resolution
-    fov = np.radians(camera_rng.uniform(*recipe.fov))
-    focal = max(width, height) / 2 / np.tan(fov / 2)
-    intrinsics = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+    intrinsics = random_intrinsics(camera_rng, recipe)
     return Shoot(
         make_room(room_rng, size, poses),
         Sensor.random(camera_rng),
@@ -94,18 +92,34 @@ def plan_scene(recipe: Recipe, number: int) -> Shoot:
     )
 
 
+def random_intrinsics(rng: np.random.Generator, recipe: Recipe) -> np.ndarray:
+    """(3, 3) pixels of a camera as the recipe has them, the principal point in the middle."""
+    width, height = recipe.resolution
+    fov = np.radians(rng.uniform(*recipe.fov))
+    focal = max(width, height) / 2 / np.tan(fov / 2)
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+
+
 def make_scene(root: str | Path, recipe: Recipe, number: int) -> SceneData:
     """Render scene ``number`` into ``ROOT/<scene>`` and return its part of the metadata."""
+    return write_shoot(root, recipe.scene_name(number), plan_scene(recipe, number), recipe)
+
+
+def write_shoot(
+    root: str | Path, name: str, shoot: Shoot, recipe: Recipe, *, progress: bool = False
+) -> SceneData:
+    """Render a planned scene into ``ROOT/<name>`` and return its part of the metadata."""
     # The scenes keep the cores busy; threads inside one would only get in their way.
     cv2.setNumThreads(1)
-    shoot, name = plan_scene(recipe, number), recipe.scene_name(number)
     width, height = recipe.resolution
     renderer = Renderer(shoot.room, shoot.sensor)
     basenames = [f"frame_{i:05d}" for i in range(len(shoot.poses))]
     stride = max(1, max(width, height) // _OVERLAP_PIXELS)
     small_depths = []
     with new_scene(root, name) as folder:
-        for basename, pose, seed in zip(basenames, shoot.poses, shoot.noise_seeds, strict=True):
+        frames = zip(basenames, shoot.poses, shoot.noise_seeds, strict=True)
+        bar = tqdm(frames, name, len(basenames), unit="image", disable=not progress)
+        for basename, pose, seed in bar:
             image, depth = renderer.render(
                 shoot.intrinsics, pose, width, height, np.random.default_rng(seed)
             )

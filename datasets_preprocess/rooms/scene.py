@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from datasets_preprocess.rooms import furniture, trinkets, wall_things
 from datasets_preprocess.rooms.materials import Materials, Palette
@@ -37,6 +38,24 @@ class Room:
     ambient: np.ndarray
     number_of_things: int
 
+    def cells(self, points: np.ndarray) -> np.ndarray | None:
+        """Which cell of a building each of the ``points`` (3, h, w) is in; None: it is one room."""
+        return None
+
+    def bounds(self, cells: np.ndarray | None) -> tuple[list[ArrayLike], list[ArrayLike]]:
+        """Lowest and highest x, y, z of the room around points in ``cells``."""
+        x, y, z = self.size
+        return [-x / 2, -y / 2, 0.0], [x / 2, y / 2, z]
+
+    def reached(
+        self, light: int, number: int, points: np.ndarray, cells: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Which ``points`` (3, h, w) no wall hides from point ``number`` of a light: (h, w) bool.
+
+        None for all of them: light never leaves a convex room.
+        """
+        return None
+
 
 def random_size(rng: np.random.Generator) -> np.ndarray:
     """(3,) metres: 3 to 7 wide and deep, 2.3 to 3.2 high."""
@@ -48,7 +67,7 @@ def make_room(rng: np.random.Generator, size: np.ndarray, poses: np.ndarray) -> 
 
     No surface comes nearer than 0.35 m to a camera, nor into the metre before its lens.
     """
-    builder = _Builder(rng, size, poses)
+    builder = RoomBuilder(rng, size, poses)
     builder.furnish()
     lights, ambient = builder.light()
     return Room(
@@ -62,7 +81,7 @@ def make_room(rng: np.random.Generator, size: np.ndarray, poses: np.ndarray) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class _Prism:
+class Prism:
     """The room that a thing takes: an oriented rectangle (4, 2) and its lowest and highest z."""
 
     corners: np.ndarray
@@ -70,13 +89,13 @@ class _Prism:
     high: float
 
     @classmethod
-    def of(cls, thing: Thing, position: np.ndarray, yaw: float) -> "_Prism":
+    def of(cls, thing: Thing, position: np.ndarray, yaw: float) -> "Prism":
         axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
         signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
         corners = position[:2] + (signs * thing.half) @ axes
         return cls(corners, position[2], position[2] + thing.height)
 
-    def meets(self, other: "_Prism") -> bool:
+    def meets(self, other: "Prism") -> bool:
         """Whether the two overlap; they may touch."""
         touch = 1e-6
         if self.high <= other.low + touch or other.high <= self.low + touch:
@@ -90,13 +109,13 @@ class _Prism:
         return True
 
 
-class _Builder:
+class RoomBuilder:
     """A room while it is being furnished."""
 
     def __init__(self, rng: np.random.Generator, size: np.ndarray, poses: np.ndarray):
         self.rng, self.size = rng, size
         self.palette = Palette(rng)
-        self.prisms: list[_Prism] = []
+        self.prisms: list[Prism] = []
         self.tops: list[Top] = []
         self.windows: list[tuple[np.ndarray, np.ndarray]] = []
         self.lamp = np.array([0, 0, size[2] - 0.3])
@@ -159,7 +178,7 @@ class _Builder:
         return tuple(lights), tone * rng.uniform(0.04, 0.14)
 
     def _fits(self, thing: Thing, position: np.ndarray, yaw: float) -> bool:
-        prism = _Prism.of(thing, position, yaw)
+        prism = Prism.of(thing, position, yaw)
         if (np.abs(prism.corners) > self.size[:2] / 2 + 1e-6).any():
             return False
         if any(prism.meets(other) for other in self.prisms):
@@ -176,7 +195,7 @@ class _Builder:
             return False
         placed = thing.placed(tuple(position), yaw)
         self.primitives += placed
-        self.prisms.append(_Prism.of(thing, position, yaw))
+        self.prisms.append(Prism.of(thing, position, yaw))
         c, s = np.cos(yaw), np.sin(yaw)
         for top in thing.tops:
             x, y, z = top.centre

@@ -20,7 +20,7 @@ def make_walk(rng: np.random.Generator, size: np.ndarray, count: int) -> np.ndar
     for _ in range(ATTEMPTS):
         positions = _positions(rng, size, count)
         yaw, pitch, roll = _gaze(rng, positions, size)
-        poses = _poses(positions, yaw, pitch, roll)
+        poses = camera_poses(positions, yaw, pitch, roll)
         blocked = np.mean(_wall_distance(poses, size) < LOOK_CLEARANCE)
         turn = np.abs(np.diff(np.unwrap(yaw))).max(initial=0.0)
         blocked += max(0.0, turn - MAX_TURN)
@@ -72,9 +72,13 @@ def _gaze(
     return yaw, pitch, roll
 
 
-def _poses(
+def camera_poses(
     positions: np.ndarray, yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray
 ) -> np.ndarray:
+    """Camera-to-world poses (n, 4, 4) at ``positions`` (n, 3), z up; angles (n,) in radians.
+
+    ``yaw`` is the heading from the x axis on, ``pitch`` negative downwards.
+    """
     forward = np.stack(
         [np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)], axis=1
     )

@@ -77,12 +77,17 @@ def initialise(samples: Samples, scores: Tensor, pinholes: Pinholes, sizes: Tens
 
 
 def align_to_known(state: State, known: Tensor, fixed: Tensor) -> State:
-    """The state moved as a whole onto the known poses (N, 4, 4) where ``fixed`` (N,), then these.
+    """The state moved as a whole onto the known poses: ``moved_to_known``."""
+    return replace(state, cameras=moved_to_known(state.cameras, known, fixed))
+
+
+def moved_to_known(cameras: Tensor, known: Tensor, fixed: Tensor) -> Tensor:
+    """Cameras (N, 4, 4), similarities, moved as a whole onto the known poses (N, 4, 4) where
+    ``fixed`` (N,), and then exactly these.
 
     One known pose sets the world, and leaves the scale; more set the scale by their distances.
     """
-    estimated, wanted = state.cameras[fixed], known[fixed]
-    rigid = rigid_of(estimated)
+    rigid, wanted = rigid_of(cameras[fixed]), known[fixed]
     centres, targets = rigid[:, :3, 3], wanted[:, :3, 3]
     spread = (centres - centres.mean(0)).norm(dim=1).mean()
     goal = (targets - targets.mean(0)).norm(dim=1).mean()
@@ -90,10 +95,9 @@ def align_to_known(state: State, known: Tensor, fixed: Tensor) -> State:
     # Orientation from the cameras' own axes, which also serve one camera or centres in a line.
     turn = _mean_rotation(wanted[:, :3, :3] @ rigid[:, :3, :3].mT)
     shift = targets.mean(0) - scale * (turn @ centres.mean(0))
-    moved = from_parts(turn, shift, scale) @ state.cameras
-    scales = scale_of(moved)
-    moved[fixed] = from_parts(wanted[:, :3, :3], targets, scales[fixed])
-    return replace(state, cameras=moved)
+    moved = from_parts(turn, shift, scale) @ cameras
+    moved[fixed] = from_parts(wanted[:, :3, :3], targets, scale_of(moved)[fixed])
+    return moved
 
 
 def solve_pnp(

@@ -13,8 +13,9 @@ from dust3r.cloud_opt.base_opt import BaseOptimizer
 from dust3r.cloud_opt.fusion import fuse_rays, spread_of
 from dust3r.cloud_opt.init_poses import align_to_known, initialise
 from dust3r.cloud_opt.pinhole import pixel_grid
+from dust3r.cloud_opt.residuals import Kernel
 from dust3r.cloud_opt.similarity import apply, rigid_of, scale_of, scaling
-from dust3r.cloud_opt.solver import Kernel, State, kernel_of, optimise, second_similarities
+from dust3r.cloud_opt.solver import State, kernel_of, optimise, second_similarities
 
 INITS = ("mst", "msp", "known_poses", None)
 SCHEDULES = ("linear", "cosine")

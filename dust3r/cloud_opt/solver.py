@@ -20,14 +20,11 @@ from torch import Tensor
 from dust3r.cloud_opt.fusion import fuse_points, fuse_rays
 from dust3r.cloud_opt.observations import Samples
 from dust3r.cloud_opt.pinhole import Pinholes
-from dust3r.cloud_opt.similarity import apply, cross_matrix, exponential, scaling
+from dust3r.cloud_opt.residuals import Kernel, accumulate, robust_cost, tangent, whitened
+from dust3r.cloud_opt.similarity import apply, exponential, scaling
 
-# Medians of |x| and of the norm of (x, y), for independent standard normal x and y.
-_MEDIAN_1D, _MEDIAN_2D = 0.6745, 1.1774
-_LEAST_WIDTH = 1e-5
 # Squared relative distance that single precision does not resolve.
 _ROUND_OFF = 1e-12
-_KERNEL_WIDTH = 2.0
 _CHUNK = 1 << 20
 _MOST_DAMPING = 1e6
 
@@ -48,28 +45,6 @@ class State:
     scales: Tensor
     points: Tensor
     pinholes: Pinholes
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """How far residuals, relative to depth, may be: ``width`` across the ray, ``ratio`` (at most 1)
-    is what a residual along the ray counts against one across."""
-
-    width: float
-    ratio: float
-
-    @property
-    def depth_spread(self) -> float:
-        """Standard deviation of a pair's depth, relative to depth, as the residuals show it."""
-        return self.width / (_KERNEL_WIDTH * _MEDIAN_2D) / self.ratio
-
-    @classmethod
-    def of(cls, across: Tensor, along: Tensor) -> "Kernel":
-        """From the residuals' norms across (K,) and sizes along (K,) the rays."""
-        spread = across.median().item() / _MEDIAN_2D
-        depth_spread = along.median().item() / _MEDIAN_1D
-        ratio = min(1.0, max(0.05, spread / max(depth_spread, 1e-12)))
-        return cls(max(_KERNEL_WIDTH * _MEDIAN_2D * spread, _LEAST_WIDTH), ratio)
 
 
 @dataclass(frozen=True)
@@ -160,7 +135,7 @@ def _cost(samples: Samples, state: State, kernel: Kernel) -> float:
     for chunk in _chunks(samples):
         for side in (0, 1):
             _, residual, rays, _, votes = _residuals(samples, state, side, chunk)
-            more, more_weight = _robust_cost(_whitened(residual, rays, kernel), votes, kernel)
+            more, more_weight = robust_cost(whitened(residual, rays, kernel), votes, kernel)
             cost, weight = cost + more, weight + more_weight
     return cost / max(weight, 1e-12)
 
@@ -214,56 +189,22 @@ def _normal_equations(samples: Samples, state: State, kernel: Kernel) -> Step:
 def _first_side(
     samples: Samples, state: State, kernel: Kernel, chunk: slice
 ) -> tuple[Tensor, Tensor, float, float]:
-    """``_accumulate`` of first images, whose maps move with the pair's log-scale alone."""
+    """``accumulate`` of first images, whose maps move with the pair's log-scale alone."""
     moved, residual, rays, depth, votes = _residuals(samples, state, 0, chunk)
-    return _accumulate(-moved[..., None] / depth[..., None], residual, rays, votes, kernel)
+    return accumulate(-moved[..., None] / depth[..., None], residual, rays, votes, kernel)
 
 
 def _second_side(
     samples: Samples, state: State, kernel: Kernel, chunk: slice
 ) -> tuple[Tensor, Tensor, float, float]:
-    """``_accumulate`` of second images, whose maps move with the first camera, and they with the
+    """``accumulate`` of second images, whose maps move with the first camera, and they with the
     second."""
     moved, residual, rays, depth, votes = _residuals(samples, state, 1, chunk)
     first, second = samples.edges[chunk].unbind(1)
     in_first = state.scales[chunk, None, None].float() * samples.points[1][chunk]
     linear = (torch.linalg.inv(state.cameras[second]) @ state.cameras[first])[:, None, :3, :3]
-    jacobian = torch.cat([-linear.float() @ _tangent(in_first), _tangent(moved)], -1)
-    return _accumulate(jacobian / depth[..., None], residual, rays, votes, kernel)
-
-
-def _tangent(points: Tensor) -> Tensor:
-    """(..., 3, 7) derivative of a point under exp(rotation, translation, log-scale)."""
-    identity = torch.eye(3).to(points).expand(*points.shape[:-1], 3, 3)
-    return torch.cat([-cross_matrix(points), identity, points[..., None]], -1)
-
-
-def _accumulate(
-    jacobian: Tensor, residual: Tensor, rays: Tensor, votes: Tensor, kernel: Kernel
-) -> tuple[Tensor, Tensor, float, float]:
-    """Hessians (K, D, D) and gradients (K, D) of pairs, their cost and the sum of votes."""
-    shrink = kernel.ratio - 1
-    residual = _whitened(residual, rays, kernel)
-    jacobian = jacobian + shrink * rays[..., None] * (rays[..., None, :] @ jacobian)
-    squared = residual.square().sum(-1) / kernel.width**2
-    root = (votes / (1 + squared)).sqrt()[..., None]
-    flat = (root[..., None] * jacobian).flatten(1, 2)
-    weighted = (root * residual).flatten(1, 2)
-    hessian = (flat.mT @ flat).double()
-    gradient = (flat.mT @ weighted[..., None])[..., 0].double()
-    return hessian, gradient, *_robust_cost(residual, votes, kernel)
-
-
-def _whitened(residual: Tensor, rays: Tensor, kernel: Kernel) -> Tensor:
-    """Residuals (..., 3) with their part along the rays made to count as the kernel says."""
-    return residual + (kernel.ratio - 1) * (residual * rays).sum(-1, keepdim=True) * rays
-
-
-def _robust_cost(residual: Tensor, votes: Tensor, kernel: Kernel) -> tuple[float, float]:
-    """Cauchy's cost of whitened residuals, and the sum of votes."""
-    cost = votes * (residual.square().sum(-1) / kernel.width**2).log1p()
-    total = kernel.width**2 * cost.sum(dtype=torch.float64).item()
-    return total, votes.sum(dtype=torch.float64).item()
+    jacobian = torch.cat([-linear.float() @ tangent(in_first), tangent(moved)], -1)
+    return accumulate(jacobian / depth[..., None], residual, rays, votes, kernel)
 
 
 def _solve(step: Step, free: Tensor, damping: float, edges: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ class ScanNetpp(BaseStereoViewDataset):
             is_metric_scale,
         )
         self.root = Path(ROOT)
-        metadata = _read_metadata(self.root)
+        metadata = read_metadata(self.root)
         self.scenes = metadata["scenes"]
         self.sceneids = metadata["sceneids"]
         self.images = metadata["images"]
@@ -137,7 +137,7 @@ def _hash_fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") / 2**56
 
 
-def _read_metadata(root: Path) -> dict[str, np.ndarray]:
+def read_metadata(root: Path) -> dict[str, np.ndarray]:
     path = root / METADATA
     if not root.is_dir():
         raise FileNotFoundError(f"ROOT={str(root)!r} is not a folder; give a processed data set")

@@ -1,0 +1,370 @@
+"""Refinement of cameras, focals and the depth of anchors by reprojection of all matches.
+
+Duisterhof et al., "MASt3R-SfM", 2024, section 4.3: a matched pixel, at the depth of its image, is
+to fall on its match in the other image. Unknown are cameras, focals and one depth per anchor;
+pixels keep their depth relative to the anchor of their cell.
+
+Two things hold what too little parallax or poor matches leave open, each as firmly as the data show
+it to be precise: anchors are pulled towards the canonical pointmap, and a point is also to have the
+depth that its match has in the other image. Every anchor is one unknown and is eliminated by itself
+(Schur complement), so that second-order steps cost little more than the residuals.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dust3r.cloud_opt.pinhole import Pinholes
+from dust3r.cloud_opt.residuals import KERNEL_WIDTH, MEDIAN_1D, MEDIAN_2D, tangent
+from dust3r.cloud_opt.similarity import apply, exponential
+from mast3r.cloud_opt.canonical import Cells
+from mast3r.cloud_opt.matched import PairMatches
+from mast3r.cloud_opt.minimise import Equations, Unknowns, minimise
+
+# Median of the norm of three independent standard normal numbers.
+MEDIAN_3D = 1.5382
+
+# Rotation, translation, log-scale, log-focal.
+SLOTS = 8
+_FOCAL = 7
+# A focal read off a canonical pointmap is about as precise, relatively, as its depth.
+_LEAST_FOCAL_SPREAD = 0.01
+_LEAST_PIXELS, _LEAST_DEPTH = 0.05, 0.005
+_WIDTH = KERNEL_WIDTH * MEDIAN_3D
+_NEAREST = 1e-6
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """All K matches of one image, their points being its own.
+
+    Attributes:
+        others: the images matched with, rising.
+        slot: (K,) which of ``others``.
+        pixels: (K, 2) in the image; ``targets``: (K, 2) in the other one.
+        depth: (K,) canonical; ``target_depth``: (K,) in the other one.
+        cell: (K,) of the image; ``target_cell``: (K,) of the other one.
+        votes: (K,).
+    """
+
+    others: Tensor
+    slot: Tensor
+    pixels: Tensor
+    targets: Tensor
+    depth: Tensor
+    target_depth: Tensor
+    cell: Tensor
+    target_cell: Tensor
+    votes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.votes)
+
+
+@dataclass(frozen=True)
+class BundleState:
+    """The unknowns, in double precision.
+
+    Attributes:
+        cameras: (N, 4, 4) similarities from images' frames to the world.
+        pinholes: focals and principal points.
+        corrections: (cells,) log of an anchor's depth over the canonical one, per image.
+    """
+
+    cameras: Tensor
+    pinholes: Pinholes
+    corrections: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Of the anchors of an image that matches see: information (A,), slope (A,), and coupling to
+    the slots of the image and of those it is matched with, (A, 1 + others, SLOTS)."""
+
+    information: Tensor
+    slope: Tensor
+    coupling: Tensor
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of residuals: ``pixels``, and ``depth`` relative to it."""
+
+    pixels: float
+    depth: float
+
+    def whiten(self, residual: Tensor) -> Tensor:
+        """Residuals (..., 3) of two pixels and a log-depth, or derivatives (3, D) of them."""
+        return residual / torch.tensor([self.pixels, self.pixels, self.depth]).to(residual)
+
+
+class Bundle:
+    """Matches seen from both of their images.
+
+    Args:
+        matches: verified, of pairs of images.
+        depths: (H, W) canonical of every image; matched pixels have some.
+        cells: of every image.
+        focals: (N, 2) to which unknown ones are pulled.
+        depth_spread: relative standard deviation of canonical depth.
+    """
+
+    def __init__(
+        self,
+        matches: Sequence[PairMatches],
+        depths: Sequence[Tensor],
+        cells: Sequence[Cells],
+        focals: Tensor,
+        depth_spread: float,
+    ):
+        self.hosts = [_hosted(n, matches, depths, cells) for n in range(len(depths))]
+        self.cells = cells
+        self.prior_focals = focals.clone()
+        self.precision = 1 / depth_spread**2
+        self.focal_precision = 1 / max(depth_spread, _LEAST_FOCAL_SPREAD) ** 2
+
+    def start(self, cameras: Tensor, pinholes: Pinholes) -> BundleState:
+        """The state in which every image has its canonical depth."""
+        none = tuple(torch.zeros(len(cells), dtype=torch.float64) for cells in self.cells)
+        return BundleState(cameras.double(), pinholes, none)
+
+    def refine(
+        self,
+        state: BundleState,
+        free: Tensor,
+        niter: int,
+        opt_depth: bool = True,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> BundleState:
+        """The state of least reprojection error.
+
+        Args:
+            free: (N, 8) bool, which slots of an image may change; a shared focal is one unknown.
+            niter: most rounds.
+            opt_depth: whether anchors move; images keep the shape of their canonical depth if not.
+        """
+        shared = torch.zeros(SLOTS, dtype=torch.bool)
+        shared[_FOCAL] = state.pinholes.shared
+        unknowns = Unknowns.of(free, shared)
+        spread = self.spread(state)
+
+        def linearise(state: BundleState) -> Equations:
+            nonlocal spread
+            spread = self.spread(state)
+            return self._equations(state, spread, unknowns, opt_depth)
+
+        def moved(state: BundleState, step: Tensor, equations: Equations) -> BundleState:
+            return self._moved(state, unknowns.expand(step).view(-1, SLOTS), equations.extra)
+
+        def cost(state: BundleState) -> float:
+            return self._cost(state, spread)
+
+        return minimise(state, linearise, moved, cost, niter, progress=progress)
+
+    def spread(self, state: BundleState) -> Spread:
+        """How far residuals are spread, as their medians show it."""
+        residuals = torch.cat([self._residuals(n, state)[0] for n in self._used()])
+        pixels = float(residuals[:, :2].norm(dim=1).median()) / MEDIAN_2D
+        depth = float(residuals[:, 2].abs().median()) / MEDIAN_1D
+        return Spread(max(pixels, _LEAST_PIXELS), max(depth, _LEAST_DEPTH))
+
+    def information(self, state: BundleState, with_prior: bool = True) -> list[Tensor]:
+        """(cells,) inverse variance of every anchor's log-depth, its cameras being known.
+
+        Without the prior, of what the pixels of matches alone tell.
+        """
+        spread = self.spread(state)
+        if not with_prior:
+            spread = replace(spread, depth=math.inf)
+        found = [torch.zeros(len(cells), dtype=torch.float64) for cells in self.cells]
+        for n in self._used():
+            found[n] += self._host_equations(n, state, spread)[2].information
+        return [one + self.precision for one in found] if with_prior else found
+
+    def triangulate(self, state: BundleState, niter: int = 10) -> BundleState:
+        """The state with anchors where their matches alone, without the prior, put them.
+
+        Anchors that nothing fixes stay; ``information`` without the prior tells which.
+        """
+        spread = replace(self.spread(state), depth=math.inf)
+        corrections = list(state.corrections)
+        for n in self._used():
+            for _ in range(niter):
+                now = replace(state, corrections=tuple(corrections))
+                anchors = self._host_equations(n, now, spread)[2]
+                step = -anchors.slope / anchors.information.clamp_min(1e-9)
+                corrections[n] = corrections[n] + step.clamp(-0.2, 0.2)
+        return replace(state, corrections=tuple(corrections))
+
+    def _used(self) -> list[int]:
+        return [n for n, host in enumerate(self.hosts) if len(host)]
+
+    def _residuals(self, n: int, state: BundleState) -> tuple[Tensor, ...]:
+        """Of image n's matches: target - projection (K, 3), in pixels and log-depth; points in n
+        and in the other image, maps between (K, 3, 3), and focals of the other (K, 2)."""
+        host, pinholes = self.hosts[n], state.pinholes
+        depth = host.depth * state.corrections[n][host.cell].exp()
+        points = depth[:, None] * pinholes.rays(n, host.pixels)
+        between = torch.linalg.inv(state.cameras[host.others]) @ state.cameras[n]
+        there = apply(between[host.slot], points[:, None])[:, 0]
+        focal = pinholes.focals[host.others][host.slot]
+        centre = pinholes.centres[host.others][host.slot]
+        depth = there[:, 2].clamp_min(_NEAREST)
+        offset = host.targets - (focal * there[:, :2] / depth[:, None] + centre)
+        known = host.target_depth.log() + self._target_corrections(host, state)
+        residual = torch.cat([offset, (known - depth.log())[:, None]], 1)
+        return residual, points, there, between[host.slot, :3, :3], focal
+
+    def _target_corrections(self, host: Hosted, state: BundleState) -> Tensor:
+        """(K,) of the cells that matches lie in in other images."""
+        found = torch.zeros_like(host.depth)
+        for slot, other in enumerate(host.others.tolist()):
+            here = host.slot == slot
+            found[here] = state.corrections[other][host.target_cell[here]]
+        return found
+
+    def _cost(self, state: BundleState, spread: Spread) -> float:
+        total = 0.0
+        for n in self._used():
+            squared = spread.whiten(self._residuals(n, state)[0]).square().sum(1) / _WIDTH**2
+            total += float((self.hosts[n].votes * squared.log1p()).sum()) * _WIDTH**2
+            total += self.precision * float(state.corrections[n].square().sum())
+        shift = (state.pinholes.focals / self.prior_focals).log()[:, 0]
+        return total + self.focal_precision * float(shift.square().sum())
+
+    def _equations(
+        self, state: BundleState, spread: Spread, unknowns: Unknowns, opt_depth: bool
+    ) -> Equations:
+        count = len(self.hosts)
+        hessian = torch.zeros(count, count, SLOTS, SLOTS, dtype=torch.float64)
+        gradient = torch.zeros(count, SLOTS, dtype=torch.float64)
+        eliminated: dict[int, Anchors] = {}
+        for n in self._used():
+            blocks, slopes, anchors = self._host_equations(n, state, spread)
+            if opt_depth:
+                anchors = replace(
+                    anchors,
+                    information=anchors.information + self.precision,
+                    slope=anchors.slope + self.precision * state.corrections[n],
+                )
+                coupling = anchors.coupling.flatten(1)
+                scaled = coupling / anchors.information[:, None]
+                blocks = blocks - _blocks(coupling.T @ scaled)
+                slopes = slopes - (scaled.T @ anchors.slope).view_as(slopes)
+                eliminated[n] = anchors
+            images = torch.cat([torch.tensor([n]), self.hosts[n].others])
+            hessian[images[:, None], images] += blocks
+            gradient[images] += slopes
+        shift = (state.pinholes.focals / self.prior_focals).log()[:, 0]
+        everyone = torch.arange(count)
+        hessian[everyone, everyone, _FOCAL, _FOCAL] += self.focal_precision
+        gradient[:, _FOCAL] += self.focal_precision * shift
+        whole = hessian.transpose(1, 2).reshape(count * SLOTS, count * SLOTS)
+        reduced = unknowns.reduce(whole, gradient.flatten())
+        return Equations(*reduced, self._cost(state, spread), eliminated)
+
+    def _host_equations(
+        self, n: int, state: BundleState, spread: Spread
+    ) -> tuple[Tensor, Tensor, Anchors]:
+        """Hessian blocks (1 + others, 1 + others, SLOTS, SLOTS) and slopes (1 + others, SLOTS) of
+        the image and those it is matched with, and what its anchors add, without prior."""
+        host = self.hosts[n]
+        residual, points, there, linear, focal = self._residuals(n, state)
+        depth = there[:, 2].clamp_min(_NEAREST)
+        zero = torch.zeros_like(depth)
+        flat = there[:, :2] / depth[:, None]
+        rows = [
+            torch.stack([focal[:, 0] / depth, zero, -focal[:, 0] * flat[:, 0] / depth], -1),
+            torch.stack([zero, focal[:, 1] / depth, -focal[:, 1] * flat[:, 1] / depth], -1),
+            torch.stack([zero, zero, 1 / depth], -1),
+        ]
+        by_point = torch.stack(rows, 1)
+        by_own_point = by_point @ linear
+        # A longer focal of its own draws a point of given depth towards the axis.
+        inwards = torch.cat([-points[:, :2], zero[:, None]], 1)
+        own = -by_own_point @ torch.cat([tangent(points), inwards[..., None]], -1)
+        by_focal = -torch.cat([focal * flat, zero[:, None]], 1)
+        other = torch.cat([by_point @ tangent(there), by_focal[..., None]], -1)
+        by_depth = spread.whiten(-(by_own_point @ points[..., None])[..., 0])
+        own, other = (spread.whiten(part.mT).mT for part in (own, other))
+
+        residual = spread.whiten(residual)
+        squared = residual.square().sum(1) / _WIDTH**2
+        # Behind the camera there is no projection to speak of.
+        weight = torch.where(there[:, 2] > _NEAREST, host.votes / (1 + squared), 0.0)
+        root = weight.sqrt()[:, None]
+        residual, by_depth = root * residual, root * by_depth
+        own, other = root[..., None] * own, root[..., None] * other
+
+        size, cells = 1 + len(host.others), len(self.cells[n])
+        blocks = own.new_zeros(size, size, SLOTS, SLOTS)
+        slopes = own.new_zeros(size, SLOTS)
+        crossed = own.new_zeros(size - 1, SLOTS, SLOTS).index_add_(0, host.slot, own.mT @ other)
+        others = own.new_zeros(size - 1, SLOTS, SLOTS).index_add_(0, host.slot, other.mT @ other)
+        blocks[0, 0] = (own.mT @ own).sum(0)
+        blocks[0, 1:], blocks[1:, 0] = crossed, crossed.mT
+        diagonal = torch.arange(1, size)
+        blocks[diagonal, diagonal] = others
+        slopes[0] = (own * residual[..., None]).sum((0, 1))
+        slopes[1:].index_add_(0, host.slot, (other * residual[..., None]).sum(1))
+
+        coupling = own.new_zeros(cells, size, SLOTS)
+        coupling[:, 0].index_add_(0, host.cell, (own * by_depth[..., None]).sum(1))
+        coupling.view(cells * size, SLOTS).index_add_(
+            0, host.cell * size + host.slot + 1, (other * by_depth[..., None]).sum(1)
+        )
+        information = own.new_zeros(cells).index_add_(0, host.cell, by_depth.square().sum(1))
+        slope = own.new_zeros(cells).index_add_(0, host.cell, (by_depth * residual).sum(1))
+        return blocks, slopes, Anchors(information, slope, coupling)
+
+    def _moved(
+        self, state: BundleState, update: Tensor, eliminated: dict[int, Anchors]
+    ) -> BundleState:
+        corrections = list(state.corrections)
+        for n, anchors in eliminated.items():
+            images = torch.cat([torch.tensor([n]), self.hosts[n].others])
+            around = anchors.coupling.flatten(1) @ update[images].flatten()
+            corrections[n] = corrections[n] - (anchors.slope + around) / anchors.information
+        grown = state.pinholes.focals * update[:, _FOCAL:].exp()
+        return BundleState(
+            state.cameras @ exponential(update[:, :_FOCAL]),
+            replace(state.pinholes, focals=grown),
+            tuple(corrections),
+        )
+
+
+def _blocks(matrix: Tensor) -> Tensor:
+    size = len(matrix) // SLOTS
+    return matrix.view(size, SLOTS, size, SLOTS).transpose(1, 2)
+
+
+def _hosted(
+    n: int, matches: Sequence[PairMatches], depths: Sequence[Tensor], cells: Sequence[Cells]
+) -> Hosted:
+    parts: list[tuple[int, Tensor, Tensor]] = []
+    for pair in matches:
+        if n in pair.edge:
+            side = pair.edge.index(n)
+            pixels = pair.pixels if side == 0 else pair.pixels[:, [2, 3, 0, 1]]
+            parts.append((pair.edge[1 - side], pixels, pair.confidence))
+    parts.sort(key=lambda part: part[0])
+    none = torch.zeros(0, dtype=torch.int64)
+    pixels = torch.cat([none.view(0, 4), *(pixels for _, pixels, _ in parts)])
+    votes = torch.cat([torch.zeros(0), *(confidence for _, _, confidence in parts)]).double()
+    own, there = pixels[:, :2], [(other, pixels[:, 2:]) for other, pixels, _ in parts]
+    return Hosted(
+        others=torch.tensor([other for other, _ in there], dtype=torch.int64),
+        slot=torch.cat([none, *(torch.full((len(xy),), k) for k, (_, xy) in enumerate(there))]),
+        pixels=own.double(),
+        targets=pixels[:, 2:].double(),
+        depth=depths[n][own[:, 1], own[:, 0]].double(),
+        target_depth=torch.cat(
+            [none.double(), *(depths[other][xy[:, 1], xy[:, 0]].double() for other, xy in there)]
+        ),
+        cell=cells[n].index(own),
+        target_cell=torch.cat([none, *(cells[other].index(xy) for other, xy in there)]),
+        votes=votes / votes.median().clamp_min(1e-9) if len(votes) else votes,
+    )

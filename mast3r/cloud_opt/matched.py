@@ -1,0 +1,95 @@
+"""Verified matches of the pairs of a scene, in the form in which alignment reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from dust3r.overlap import agreeing
+from mast3r.cloud_opt.cache import ForwardResult
+
+# Pixels off the epipolar line, relative to the longer side: 2 pixels of 512.
+_PIXELS_OFF = 0.004
+# A pair with fewer agreeing matches, or a smaller share of all, may do so by chance.
+_LEAST_MATCHES, _LEAST_SHARE = 16, 0.15
+_MOST_MATCHES = 1500
+
+
+@dataclass(frozen=True)
+class PairMatches:
+    """K verified matches of images i < j.
+
+    Attributes:
+        edge: (i, j).
+        pixels: (K, 4) int64, (x, y) in i and (x, y) in j.
+        confidence: (K,) float32.
+    """
+
+    edge: tuple[int, int]
+    pixels: Tensor
+    confidence: Tensor
+
+    def __len__(self) -> int:
+        return len(self.confidence)
+
+    @property
+    def score(self) -> float:
+        """How firmly the pair is joined."""
+        return float(self.confidence.clamp_min(0).sum())
+
+
+def verified_matches(
+    edge: tuple[int, int],
+    forth: ForwardResult,
+    back: ForwardResult,
+    masks: tuple[Tensor, Tensor],
+    threshold: float,
+) -> PairMatches | None:
+    """Matches of both passes of a pair that one epipolar geometry explains; None for too few.
+
+    Args:
+        forth, back: passes (i, j) and (j, i).
+        masks: (H, W) bool of both images: pixels that may match, such as those with depth.
+        threshold: least confidence of a match.
+    """
+    pixels = torch.cat([forth.pixels, back.pixels[:, [2, 3, 0, 1]]])
+    confidence = torch.cat([forth.match_confidence, back.match_confidence])
+    sizes = torch.tensor([*masks[0].shape[::-1], *masks[1].shape[::-1]])
+    inside = ((pixels >= 0) & (pixels < sizes)).all(1)
+    pixels, confidence = pixels[inside], confidence[inside]
+    kept = confidence >= threshold
+    kept &= masks[0][pixels[:, 1], pixels[:, 0]] & masks[1][pixels[:, 3], pixels[:, 2]]
+    pixels, confidence = _without_repeats(pixels[kept], confidence[kept])
+    agree = agreeing(pixels[:, :2].numpy(), pixels[:, 2:].numpy(), _PIXELS_OFF * int(sizes.max()))
+    agree = torch.from_numpy(agree)
+    count = int(agree.sum())
+    if count < _LEAST_MATCHES or count < _LEAST_SHARE * len(agree):
+        return None
+    pixels, confidence = pixels[agree], confidence[agree]
+    if count > _MOST_MATCHES:
+        best = confidence.argsort(descending=True, stable=True)[:_MOST_MATCHES].sort().values
+        pixels, confidence = pixels[best], confidence[best]
+    return PairMatches(edge, pixels, confidence)
+
+
+def _without_repeats(pixels: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
+    """Each pair of pixels once, with the larger confidence."""
+    if not len(pixels):
+        return pixels, confidence
+    order = confidence.argsort(descending=True, stable=True).numpy()
+    _, first = np.unique(pixels[order].numpy(), axis=0, return_index=True)
+    chosen = torch.from_numpy(order[np.sort(first)])
+    return pixels[chosen], confidence[chosen]
+
+
+def parts_of(count: int, matches: Sequence[PairMatches]) -> list[list[int]]:
+    """Images 0 .. count - 1 in groups that pairs connect, largest first."""
+    rows, columns = zip(*(pair.edge for pair in matches), strict=True) if matches else ((), ())
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    label = connected_components(graph, directed=False)[1]
+    groups = [np.flatnonzero(label == one).tolist() for one in np.unique(label)]
+    return sorted(groups, key=lambda group: (-len(group), group))
