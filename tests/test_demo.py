@@ -1,4 +1,4 @@
-"""``demo.py``: its arguments, its files without a browser, what its server takes and refuses."""
+"""``demo.py``: its files without a browser, what its server takes and refuses."""
 
 import argparse
 import io
@@ -18,99 +18,12 @@ import torch
 import trimesh
 
 import demo
-from dust3r.demo import arguments, server, weights
-from dust3r.demo.pictures import write_gallery
+from dust3r.demo import server, weights
 from dust3r.demo.storage import Workspace
-from dust3r.reconstruction import Reconstruction, Source
 from dust3r.training import checkpoint
 from dust3r.utils.spec import MODELS, build
 
 ROOM = sorted((Path(__file__).parents[1] / "docs/images/example_room").glob("*.jpg"))
-
-
-def rejected(capsys, *given: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        arguments.parse([str(part) for part in given])
-    assert caught.value.code == 2
-    return capsys.readouterr().err
-
-
-class TestArguments:
-    def test_defaults_serve_this_machine_alone(self):
-        args = arguments.parse([])
-        assert (args.server_name, args.server_port, args.share) == ("127.0.0.1", None, False)
-        assert (args.scene_graph, args.niter, args.weights_by) == ("complete", 300, "confidence")
-
-    @pytest.mark.parametrize(
-        ("given", "expected"),
-        [
-            (("--weights", "a.pth", "--model_name", "b"), "not allowed with argument"),
-            (("--images", "a.jpg"), "--images needs --output_dir"),
-            (("--output_dir", "out"), "--output_dir has a meaning with --images only"),
-            (("--hide", "20"), "--hide has a meaning with --images only"),
-            (
-                ("--images", "a", "--output_dir", "b", "--share"),
-                "--share has a meaning with a page",
-            ),
-            (("--server_port", "70000"), "70000 is no port"),
-            (("--images", "a", "--output_dir", "b", "--hide", "120"), "120 is no percentage"),
-            (("--image_size", "0"), "0 is not 1 or more"),
-        ],
-    )
-    def test_what_does_not_fit_is_said(self, capsys, given, expected):
-        assert expected in rejected(capsys, *given)
-
-    @pytest.mark.parametrize(
-        ("given", "expected"),
-        [
-            (("--weights", "gone.pth"), "there is no weights file gone.pth"),
-            (("--device", "nonsense"), "--device nonsense cannot be used here"),
-            (("--server_name", "256.1.1.1"), "cannot listen on --server_name 256.1.1.1"),
-        ],
-    )
-    def test_what_is_not_there_ends_with_a_message(self, caplog, given, expected):
-        assert demo.main(list(given)) == 2
-        assert expected in caplog.text
-
-    def test_a_port_in_use_is_named(self, caplog):
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            port = taken.getsockname()[1]
-            assert demo.main(["--server_port", str(port)]) == 2
-        assert f"cannot listen on port {port}" in caplog.text
-
-
-class TestWeights:
-    @pytest.mark.parametrize("name", ["AsymmetricCroCo3DStereo", "AsymmetricMASt3R"])
-    def test_published_folders_name_their_kind_by_their_settings(self, tmp_path, name):
-        sizes = {"enc_embed_dim": 24, "enc_depth": 1, "enc_num_heads": 2, "dec_embed_dim": 24}
-        sizes |= {"dec_depth": 4, "dec_num_heads": 2, "dpt_dim": 8, "img_size": (512, 512)}
-        if name == "AsymmetricMASt3R":
-            sizes |= {"head_type": "catmlp+dpt", "output_mode": "pts3d+desc24"}
-        MODELS.get(name)(**sizes).save_pretrained(tmp_path / "published")
-        for given in ((tmp_path / "published", None), (None, str(tmp_path / "published"))):
-            model, shown = weights.load(*given)
-            assert type(model).__name__ == name and shown == "published"
-            assert not model.training and not model.landscape_only
-            assert weights.native_size(model) == 512
-
-    def test_the_shipped_model_is_of_224_pixels(self):
-        model, name = weights.load(None, None)
-        assert name.startswith("rooms_small") and weights.native_size(model) == 224
-
-    def test_names_of_the_hub_are_asked_for_there(self, monkeypatch):
-        asked = []
-
-        def hub(repository: str, file: str) -> str:
-            asked.append(repository)
-            raise OSError("no connection")
-
-        monkeypatch.setattr(weights, "hf_hub_download", hub)
-        for name in ("DUSt3R_512", "someone/else"):
-            with pytest.raises(FileNotFoundError, match="the Hugging Face hub gave none"):
-                weights.load(None, name)
-        assert asked == ["naver/DUSt3R_512", "someone/else"]
 
 
 class TestWithoutBrowser:
@@ -155,26 +68,6 @@ class TestWithoutBrowser:
         assert not (tmp_path / "out").exists()
 
 
-def test_pictures_show_deviations_where_there_are_some(tmp_path):
-    depths = tuple(np.random.default_rng(n).uniform(1, 3, (20, 30)) for n in range(2))
-    told = {
-        "sources": tuple(Source(f"{n}.jpg", None, (30, 20), np.eye(3)) for n in range(2)),
-        "images": tuple(np.full((20, 30, 3), 0.5, np.float32) for _ in range(2)),
-        "poses": np.stack([np.eye(4)] * 2),
-        "intrinsics": np.stack([np.diag([30.0, 30, 1])] * 2),
-        "depthmaps": depths,
-        "confidences": depths,
-        "valid": tuple(depth > 1.5 for depth in depths),
-    }
-    shapes = []
-    for deviations in (None, depths):
-        paths = write_gallery(Reconstruction(**told, deviations=deviations), tmp_path, ["$a", "b"])
-        assert [path.name for path in paths] == ["picture_000.png", "picture_001.png"]
-        height, width = cv2.imread(str(paths[0])).shape[:2]
-        shapes.append(width / height)
-    assert shapes[1] > 1.2 * shapes[0]
-
-
 class Visitor:
     """A client of the server that speaks its protocol by hand, as an attacker would."""
 
@@ -203,13 +96,24 @@ class Visitor:
                     return message
         raise AssertionError("no answer")
 
-    def reconstruct(self, *images: object, masks: list | None = None) -> dict:
-        settings = ("complete", 3, False, 1, 10, False, "confidence", "keep", False, True, True)
-        return self.call("reconstruct", None, list(images), masks, *settings, *LOOK)
+    def reconstruct(
+        self, *images: object, masks: list | None = None, way: str = "dense", **changed: object
+    ) -> dict:
+        settings = SETTINGS[way] | changed
+        return self.call(
+            f"reconstruct_{way}", None, list(images), masks, "keep", *settings.values(), *LOOK
+        )
 
 
-# Values of ``events.Look`` in their order.
+# Values of the page's components in their order.
 LOOK = (0, 10, 0.05, "points", "rgb")
+PAIRS = {"graph": "complete", "window": 3, "closed": False, "reference": 1, "keys": 10, "alike": 5}
+PAIRS |= {"shared_intrinsics": False}
+COMMON = {"sky": False, "clean": True}
+SETTINGS = {
+    "dense": PAIRS | {"niter": 10, "weights_by": "confidence"} | COMMON | {"check_overlap": True},
+    "sparse": PAIRS | {"depth": "network", "opt_depth": True, "matching_conf_thr": 0} | COMMON,
+}
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +123,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Wor
         from dust3r.demo.events import Events
 
         model, name = weights.load(None, None)
-        page = server.launch(Events(model, name, 224, 2, workspace))
+        page = server.launch(Events(model, name, 224, 2, workspace), demo.METHODS)
         yield page.local_url, workspace, page
         page.close(verbose=False)
 
@@ -348,18 +252,17 @@ class TestServer:
         assert "Something went wrong on the server" in refused["output"]["error"]
         assert "secret" not in json.dumps(refused) and "secret of" in caplog.text
 
-    @pytest.mark.parametrize(("value", "place"), [(10**9, 4), ("nonsense", 0), ([], 1)])
-    def test_settings_out_of_range_are_refused(self, visitor, value, place):
-        settings = ["complete", 3, False, 1, 10, False, "confidence", "keep", False, True, True]
-        settings[place] = value
+    @pytest.mark.parametrize(
+        "changed", [{"niter": 10**9}, {"graph": "nonsense"}, {"graph": "retrieval"}, {"window": []}]
+    )
+    def test_settings_out_of_range_are_refused(self, visitor, changed):
         images = [visitor.upload(p.name, p.read_bytes()) for p in ROOM[:2]]
-        assert not visitor.call("reconstruct", None, images, None, *settings, *LOOK)["success"]
+        assert not visitor.reconstruct(*images, **changed)["success"]
 
     def test_any_image_can_be_the_reference(self, visitor):
         images = [visitor.upload(p.name, p.read_bytes()) for p in ROOM]
         visitor.call("count", images)
-        settings = ("oneref", 3, False, 3, 10, False, "confidence", "keep", False, True, True)
-        assert visitor.call("reconstruct", None, images, None, *settings, *LOOK)["success"]
+        assert visitor.reconstruct(*images, graph="oneref", reference=3)["success"]
 
     def test_the_page_asks_nobody_else(self, running):
         page = httpx.get(running[0]).text

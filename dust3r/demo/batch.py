@@ -11,7 +11,7 @@ from tqdm import tqdm
 from dust3r.demo import weights
 from dust3r.demo.pictures import write_gallery, write_overview
 from dust3r.export import export_all
-from dust3r.pipeline import Progress, reconstruct
+from dust3r.pipeline import Progress
 from dust3r.utils.image import load_images
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> list[Path]:
         ValueError, FileNotFoundError: an argument is wrong, or an image is missing or unreadable.
         dust3r.training.checkpoint.CheckpointError: the checkpoint cannot be used.
     """
-    model, name = weights.load(args.weights, args.model_name)
+    model, name = weights.load(args.weights, args.model_name, args.alignment.shipped)
     size = args.image_size or weights.native_size(model)
     log.info("%s, images of %d pixels, on %s", name, size, args.device)
     views = load_images(
@@ -36,19 +36,11 @@ def run(args: argparse.Namespace) -> list[Path]:
         verbose=not args.silent,
     )
     with progress_bar(args.silent) as progress:
-        result = reconstruct(
+        result = args.alignment.reconstruct(
             model.to(args.device),
             views,
-            scene_graph=args.scene_graph,
             device=args.device,
             batch_size=args.batch_size,
-            niter=args.niter,
-            shared_intrinsics=args.shared_intrinsics,
-            weights=args.weights_by,
-            clean=not args.no_clean,
-            sky=args.sky,
-            check_overlap=not args.keep_all,
-            verbose=False,
             progress=progress,
         )
     kept = result.kept(args.min_conf, args.hide / 100)

@@ -2,8 +2,10 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 
 from dust3r.demo import arguments, batch, server
+from dust3r.demo.alignment import Alignment
 from dust3r.training import checkpoint
 from dust3r.utils.device import chosen_device
 
@@ -12,9 +14,13 @@ log = logging.getLogger(__name__)
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, checkpoint.CheckpointError)
 
 
-def main(given: list[str] | None = None) -> int:
-    """Serve the page until it is stopped, or write files; the exit status."""
-    args = arguments.parse(given)
+def main(methods: Sequence[type[Alignment]], given: list[str] | None = None) -> int:
+    """Serve the page until it is stopped, or write files; the exit status.
+
+    Args:
+        methods: alignments to choose from, the usual one first.
+    """
+    args = arguments.parse(methods, given)
     level = logging.WARNING if args.silent else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     for chatty in ("httpx", "httpcore"):
@@ -25,7 +31,7 @@ def main(given: list[str] | None = None) -> int:
             written = batch.run(args)
             sys.stdout.write("".join(f"{path}\n" for path in written))
         else:
-            server.serve(args)
+            server.serve(args, methods)
     except USER_ERRORS as error:
         # What a user wrote is mended by the message, not by the stack.
         log.error("%s", error)

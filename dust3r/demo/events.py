@@ -15,6 +15,7 @@ import gradio as gr
 import numpy as np
 import torch
 
+from dust3r.demo.alignment import Alignment
 from dust3r.demo.pictures import write_gallery
 from dust3r.demo.storage import Session, Upload, Workspace, in_their_words
 from dust3r.export import (
@@ -26,7 +27,7 @@ from dust3r.export import (
     write_zip,
 )
 from dust3r.model import AsymmetricCroCo3DStereo
-from dust3r.pipeline import reconstruct
+from dust3r.pipeline import Progress
 from dust3r.reconstruction import Reconstruction
 from dust3r.utils.image import load_images
 
@@ -39,35 +40,6 @@ _UNEXPECTED = "Something went wrong on the server; its log says more."
 _NO_MEMORY = "There is not enough memory for this: give fewer images, or another scene graph."
 _NOTHING = "There is no reconstruction yet, or it has expired: press Reconstruct."
 _SCENES_KEPT = 2
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to reconstruct, as chosen on the page; fields as of ``dust3r.pipeline.reconstruct``.
-
-    ``window`` and ``closed`` (the last images see the first) belong to sequences, ``reference``
-    (from 1) to one image with all others.
-    """
-
-    graph: str
-    window: int
-    closed: bool
-    reference: int
-    niter: int
-    shared_intrinsics: bool
-    weights: str
-    masked: str
-    sky: bool
-    clean: bool
-    check_overlap: bool
-
-    @property
-    def scene_graph(self) -> str:
-        if self.graph in ("swin", "logwin"):
-            return f"{self.graph}-{int(self.window)}{'' if self.closed else '-noncyclic'}"
-        if self.graph == "oneref":
-            return f"oneref-{int(self.reference) - 1}"
-        return self.graph
 
 
 @dataclass(frozen=True)
@@ -123,7 +95,8 @@ def speaking(function: Callable) -> Callable:
 
 
 class Events:
-    """The page's functions over one model; safe to call from several threads."""
+    """The page's functions over one model; safe to call from several threads, but for
+    ``reconstruct``, which wants one at a time."""
 
     def __init__(
         self,
@@ -154,10 +127,16 @@ class Events:
         self,
         images: Sequence[str],
         masks: Sequence[str],
-        settings: Settings,
-        progress: Callable[[str, float], None],
+        masked: str,
+        alignment: Alignment,
+        progress: Progress,
     ) -> Result:
-        """Raises ValueError with the images named as their sender does."""
+        """Raises ValueError with the images named as their sender does.
+
+        Args:
+            images, masks: paths of uploads.
+            masked: what the network sees under a mask, as of ``load_images``.
+        """
         session, uploads, given = self.workspace.new_session(), [], {}
         try:
             uploads = self.workspace.take_images(images, session.work / "images")
@@ -167,21 +146,14 @@ class Events:
                 self.image_size,
                 patch_size=self.model.patch_size,
                 masks={name: mask.path for name, mask in given.items()},
-                masked=settings.masked,
+                masked=masked,
                 verbose=False,
             )
-            reconstruction = reconstruct(
+            reconstruction = alignment.reconstruct(
                 self.model,
                 views,
-                scene_graph=settings.scene_graph,
                 batch_size=self.batch_size,
-                niter=int(settings.niter),
-                shared_intrinsics=settings.shared_intrinsics,
-                weights=settings.weights,
-                clean=settings.clean,
-                sky=settings.sky,
-                check_overlap=settings.check_overlap,
-                verbose=False,
+                cache=self.workspace.cache,
                 progress=progress,
             )
         except USER_ERRORS as error:
@@ -191,6 +163,8 @@ class Events:
         except BaseException:
             session.close()
             raise
+        finally:
+            self.workspace.trim_cache()
         told = tuple(in_their_words(note, uploads) for note in reconstruction.notes)
         return Result(session, tuple(uploads), replace(reconstruction, notes=told))
 

@@ -1,23 +1,19 @@
 """The page: its parts, what shows when, and which function each event calls."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio_client.utils import is_http_url_like
 
+from dust3r.demo.alignment import Alignment
 from dust3r.demo.arguments import MASKED
-from dust3r.demo.events import Events, Look, Result, Settings, speaking
+from dust3r.demo.components import settings
+from dust3r.demo.events import Events, Look, Result, speaking
 
-GRAPHS = [
-    ("every pair", "complete"),
-    ("neighbours in a sequence", "swin"),
-    ("near and far in a sequence", "logwin"),
-    ("one with all others", "oneref"),
-]
 COLOURS = [("image", "rgb"), ("depth", "depth"), ("uncertainty", "uncertainty")]
-WITH_WINDOW = ("swin", "logwin")
 SUFFIXES = ["image", ".heic", ".heif", ".avif"]
 
 # Seconds. What a closed tab had goes after an hour, by gradio's own clock.
@@ -61,8 +57,8 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build(events: Events) -> gr.Blocks:
-    """The page over ``events``, to be launched."""
+def build(events: Events, methods: Sequence[type[Alignment]]) -> gr.Blocks:
+    """The page over ``events``, with a tab for each of ``methods``; to be launched."""
     page = gr.Blocks(
         title="Reconstruction with uncertainty",
         analytics_enabled=False,
@@ -86,8 +82,8 @@ def build(events: Events) -> gr.Blocks:
                     elem_id="images",
                 )
                 example = gr.Button("Use the example room", size="sm", elem_id="example")
-                settings = _settings(events, images)
-                run = gr.Button("Reconstruct", variant="primary", elem_id="run")
+                masks, masked = _masks()
+                forms = _forms(events, methods, images)
             with gr.Column(scale=2, min_width=480):
                 scene = gr.Model3D(
                     label="Reconstruction: drag to turn, scroll to zoom",
@@ -99,7 +95,7 @@ def build(events: Events) -> gr.Blocks:
                 report = gr.Markdown(elem_id="report")
                 look = _look()
         with gr.Tabs():
-            with gr.Tab(_maps_of(events)):
+            with gr.Tab("Depth and its certainty"):
                 gr.Markdown("Grey is what has no point: masked, sky, or left out.")
                 gallery = gr.Gallery(
                     show_label=False,
@@ -116,8 +112,11 @@ def build(events: Events) -> gr.Blocks:
                 files = gr.File(
                     label="Files", file_count="multiple", interactive=False, elem_id="files"
                 )
-        _only_uploads(images, settings["masks"])
-        _connect(events, result, images, settings, look, run, scene, report, gallery, files)
+        _only_uploads(images, masks)
+        uploads, shown = [images, masks, masked], [scene, report, gallery, files]
+        for form in forms:
+            _run(events, form, result, uploads, look, shown)
+        _show(events, result, look, scene, report, files)
         example.click(speaking(events.example), None, images, api_visibility="private")
         prepare.click(
             export,
@@ -139,33 +138,17 @@ def _heading(events: Events) -> str:
     )
 
 
-def _maps_of(events: Events) -> str:
-    deviation = ", standard deviation" if events.model.states_variance else ""
-    return f"Depth, confidence{deviation}"
+@dataclass(frozen=True)
+class _Form:
+    """A tab: settings of an alignment by their names, and the button that starts it."""
+
+    method: type[Alignment]
+    settings: dict[str, Component]
+    run: gr.Button
 
 
-def _settings(events: Events, images: gr.File) -> dict[str, Any]:
-    """Components in the order of ``Settings``, and ``masks``."""
-    graph = gr.Dropdown(GRAPHS, value="complete", label="Pairs to look at", elem_id="graph")
-    window = gr.Slider(1, 10, 3, step=1, label="Window", visible=False, elem_id="window")
-    closed = gr.Checkbox(label="The last images see the first", visible=False, elem_id="closed")
-    reference = gr.Slider(
-        1, 2, 1, step=1, label="Reference image (number)", visible=False, elem_id="reference"
-    )
-    shared = gr.Checkbox(label="One camera took all (shared intrinsics)")
-    with gr.Accordion("More", open=False):
-        niter = gr.Slider(10, 1000, 300, step=10, label="Iterations of the alignment")
-        has_variance = events.model.states_variance
-        weights = gr.Radio(
-            ["confidence", "uncertainty"],
-            value="confidence",
-            label="Weigh points by",
-            info=None if has_variance else "This model states no variance.",
-            interactive=has_variance,
-        )
-        sky = gr.Checkbox(label="Leave out the sky")
-        clean = gr.Checkbox(True, label="Leave out what hides what other images saw")
-        overlap = gr.Checkbox(True, label="Leave out images that share nothing with the others")
+def _masks() -> tuple[gr.File, gr.Radio]:
+    with gr.Accordion("Masks", open=False):
         gr.Markdown("Masks are named as their images; what is black is left out.")
         masks = gr.File(
             label="Masks",
@@ -175,33 +158,32 @@ def _settings(events: Events, images: gr.File) -> dict[str, Any]:
             elem_id="masks",
         )
         masked = gr.Radio(list(MASKED), value="keep", label="What the network sees under a mask")
-
-    def choose(kind: str) -> tuple:
-        in_sequence = gr.update(visible=kind in WITH_WINDOW)
-        return in_sequence, in_sequence, gr.update(visible=kind == "oneref")
-
-    def count(paths: list[str] | None) -> dict[str, Any]:
-        return gr.update(maximum=max(2, len(paths or ())), value=1)
-
-    graph.change(choose, graph, [window, closed, reference], api_visibility="private")
-    images.change(count, images, reference, api_visibility="private")
-    return {
-        "graph": graph,
-        "window": window,
-        "closed": closed,
-        "reference": reference,
-        "niter": niter,
-        "shared_intrinsics": shared,
-        "weights": weights,
-        "masked": masked,
-        "sky": sky,
-        "clean": clean,
-        "check_overlap": overlap,
-        "masks": masks,
-    }
+    return masks, masked
 
 
-def _look() -> dict[str, Any]:
+def _forms(events: Events, methods: Sequence[type[Alignment]], images: gr.File) -> list[_Form]:
+    """A tab for each method; where one does not go with the model, its tab says why and no more."""
+    forms = []
+    with gr.Tabs(elem_id="alignment"):
+        for method in methods:
+            with gr.Tab(method.title):
+                if obstacle := method.obstacle(events.model):
+                    gr.Markdown(obstacle, elem_id=f"obstacle_{method.name}")
+                    continue
+                gr.Markdown(method.about)
+                parts = method.components(events.model)
+                run = gr.Button("Reconstruct", variant="primary", elem_id=f"run_{method.name}")
+                forms.append(_Form(method, parts, run))
+
+    def count(paths: list[str] | None) -> list[dict[str, Any]]:
+        return [gr.update(maximum=max(2, len(paths or ())), value=1) for _ in forms]
+
+    references = [form.settings["reference"] for form in forms]
+    images.change(count, images, references, api_visibility="private")
+    return forms
+
+
+def _look() -> dict[str, Component]:
     """Components in the order of ``Look``."""
     with gr.Row():
         hide = gr.Slider(0, 95, 10, step=1, label="Hide uncertain (%)", buttons=[], elem_id="hide")
@@ -223,34 +205,32 @@ def _look() -> dict[str, Any]:
     }
 
 
-def _connect(
+def _run(
     events: Events,
+    form: _Form,
     result: gr.State,
-    images: gr.File,
-    settings: dict[str, Any],
-    look: dict[str, Any],
-    run: gr.Button,
-    scene: gr.Model3D,
-    report: gr.Markdown,
-    gallery: gr.Gallery,
-    files: gr.File,
+    uploads: list[Component],
+    look: dict[str, Component],
+    shown: list[Component],
 ) -> None:
-    chosen = {name: part for name, part in settings.items() if name != "masks"}
+    """Let the form's button reconstruct."""
 
     @speaking
     def reconstruct(
         previous: Result | None,
         images: list[str] | None,
         masks: list[str] | None,
+        masked: str,
         *values: Any,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (gradio finds it by its default)
     ) -> tuple:
-        kinds, looks = values[: len(chosen)], values[len(chosen) :]
+        chosen, looks = values[: len(form.settings)], values[len(form.settings) :]
+        alignment = settings(form.method, dict(zip(form.settings, chosen, strict=True)))
 
         def tell(what: str, done: float) -> None:
             progress(done, desc=what)
 
-        new = events.reconstruct(images or [], masks or [], Settings(*kinds), tell)
+        new = events.reconstruct(images or [], masks or [], masked, alignment, tell)
         if previous is not None:
             previous.close()
         most = new.largest_confidence()
@@ -265,6 +245,28 @@ def _connect(
             gr.update(maximum=most, value=looked.min_confidence),
         )
 
+    form.run.click(
+        reconstruct,
+        [result, *uploads, *form.settings.values(), *look.values()],
+        [result, *shown, look["min_confidence"]],
+        concurrency_limit=1,
+        concurrency_id="network",
+        show_progress_on=shown[0],
+        api_name=f"reconstruct_{form.method.name}",
+        api_visibility="private",
+    )
+
+
+def _show(
+    events: Events,
+    result: gr.State,
+    look: dict[str, Component],
+    scene: gr.Model3D,
+    report: gr.Markdown,
+    files: gr.File,
+) -> None:
+    """Let every change of the look show the scene anew."""
+
     @speaking
     def show(result: Result | None, *looks: Any) -> tuple:
         if result is None:
@@ -272,15 +274,6 @@ def _connect(
         look = Look(*looks)
         return events.scene(result, look), events.report(result, look), None
 
-    run.click(
-        reconstruct,
-        [result, images, settings["masks"], *chosen.values(), *look.values()],
-        [result, scene, report, gallery, files, look["min_confidence"]],
-        concurrency_limit=1,
-        concurrency_id="network",
-        show_progress_on=scene,
-        api_visibility="private",
-    )
     for part in look.values():
         part.input(
             show,

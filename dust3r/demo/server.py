@@ -10,12 +10,13 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dust3r.demo import weights
+from dust3r.demo.alignment import Alignment
 from dust3r.demo.storage import MOST_BYTES, Workspace
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ log = logging.getLogger(__name__)
 MOST_SESSIONS = 64
 
 
-def serve(args: argparse.Namespace) -> None:
+def serve(args: argparse.Namespace, methods: Sequence[type[Alignment]]) -> None:
     """Answer requests until interrupted (Ctrl-C, SIGTERM).
+
+    Args:
+        methods: alignments that the page offers.
 
     Raises:
         ValueError: the address or port cannot be listened on, or an argument is wrong.
@@ -47,7 +51,7 @@ def serve(args: argparse.Namespace) -> None:
         from dust3r.demo.events import Events
 
         events = Events(model.to(args.device), name, size, args.batch_size, workspace)
-        page = launch(events, args.server_name, args.server_port, args.share)
+        page = launch(events, methods, args.server_name, args.server_port, args.share)
         try:
             sys.stdout.write(f"{name} on {args.device} is at {page.local_url}\n")
             if page.share_url:
@@ -79,7 +83,11 @@ def open_workspace(parent: Path | None) -> Iterator[Workspace]:
 
 
 def launch(
-    events: Events, name: str = "127.0.0.1", port: int | None = None, share: bool = False
+    events: Events,
+    methods: Sequence[type[Alignment]],
+    name: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
 ) -> gr.Blocks:
     """Start to serve the page in threads of this process.
 
@@ -90,7 +98,7 @@ def launch(
     from dust3r.demo.gate import NoAddresses
     from dust3r.demo.page import CSS, HEAD, build, theme
 
-    page = build(events)
+    page = build(events, methods)
     page.queue(max_size=32, api_open=False)
     try:
         page.launch(

@@ -3,7 +3,8 @@
 All lies under one private folder that ends with the server:
 
     <root>/gradio   what gradio keeps: uploads, and what may be downloaded
-    <root>/work     what no address leads to: copies of uploads under names of our own
+    <root>/work     what no address leads to: copies of uploads under names of our own, and
+                    what alignments keep for later runs on the same images, whoever's they are
 
 Names that people give their files are shown, and never become paths.
 """
@@ -22,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 MOST_IMAGES = 200
 MOST_PIXELS = 100_000_000
 MOST_BYTES = 50 * 2**20
+MOST_CACHED = 4 * 2**30
 
 _LONGEST_NAME = 60
 # Suffixes by decoded format; what a file calls itself is not asked. An MPO is a JPEG with a second
@@ -86,7 +88,8 @@ class Workspace:
         self.root = Path(tempfile.mkdtemp(prefix="dust3r-demo-", dir=parent)).resolve()
         self.served = self.root / "gradio"
         self.work = self.root / "work"
-        for folder in (self.served, self.work):
+        self.cache = self.work / "cache"
+        for folder in (self.served, self.work, self.cache):
             folder.mkdir()
 
     def new_session(self) -> Session:
@@ -137,6 +140,15 @@ class Workspace:
                 raise ValueError(f"there are two masks for {of[0].name}: give one")
             masks[of[0].path.name] = mask
         return masks
+
+    def trim_cache(self, most: int = MOST_CACHED) -> None:
+        """Remove the oldest files of the cache, until it has ``most`` bytes or fewer."""
+        found = [(path, path.stat()) for path in self.cache.rglob("*") if path.is_file()]
+        total = 0
+        for path, about in sorted(found, key=lambda one: one[1].st_mtime, reverse=True):
+            total += about.st_size
+            if total > most:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Remove everything."""

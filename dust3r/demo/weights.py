@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -18,17 +19,20 @@ FOLDER = Path(__file__).parents[2] / "checkpoints"
 SMALL_SIZE, LARGE_SIZE = 224, 512
 
 
-def load(weights: Path | None, model_name: str | None) -> tuple[AsymmetricCroCo3DStereo, str]:
+def load(
+    weights: Path | None, model_name: str | None, preferred: Sequence[str] = ()
+) -> tuple[AsymmetricCroCo3DStereo, str]:
     """The model of a checkpoint or of the hub, in eval mode on the CPU, and its name to show.
 
-    The project's own small model where neither is given.
+    The project's own small model where neither is given: the first there is of ``preferred``, then
+    ``SHIPPED``.
 
     Raises:
         FileNotFoundError: there is no such file, or the hub has or gives none of that name.
         dust3r.training.checkpoint.CheckpointError: the file is no checkpoint, or not a safe one.
         ValueError: the checkpoint is not of a pairwise pointmap model.
     """
-    path = weights or (Path(model_name) if model_name else _shipped())
+    path = weights or (Path(model_name) if model_name else _shipped(preferred))
     name = path.stem
     if path.is_file():
         model = load_model(path)
@@ -58,10 +62,9 @@ def native_size(model: AsymmetricCroCo3DStereo) -> int:
     return SMALL_SIZE if side <= SMALL_SIZE else LARGE_SIZE
 
 
-def _shipped() -> Path:
-    return next(
-        (FOLDER / name for name in SHIPPED if (FOLDER / name).is_file()), FOLDER / SHIPPED[-1]
-    )
+def _shipped(preferred: Sequence[str]) -> Path:
+    paths = [FOLDER / name for name in (*preferred, *SHIPPED)]
+    return next((path for path in paths if path.is_file()), paths[-1])
 
 
 def _from_hub(name: str) -> AsymmetricCroCo3DStereo:

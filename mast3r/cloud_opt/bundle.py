@@ -21,7 +21,7 @@ from dust3r.cloud_opt.pinhole import Pinholes
 from dust3r.cloud_opt.residuals import KERNEL_WIDTH, MEDIAN_1D, MEDIAN_2D, tangent
 from dust3r.cloud_opt.similarity import apply, exponential
 from mast3r.cloud_opt.canonical import Cells
-from mast3r.cloud_opt.matched import PairMatches
+from mast3r.cloud_opt.matched import Hosted, PairMatches, hosted
 from mast3r.cloud_opt.minimise import Equations, Unknowns, minimise
 
 # Median of the norm of three independent standard normal numbers.
@@ -29,39 +29,15 @@ MEDIAN_3D = 1.5382
 
 # Rotation, translation, log-scale, log-focal.
 SLOTS = 8
-_FOCAL = 7
+_SCALE, _FOCAL = 6, 7
 # A focal read off a canonical pointmap is about as precise, relatively, as its depth.
 _LEAST_FOCAL_SPREAD = 0.01
 _LEAST_PIXELS, _LEAST_DEPTH = 0.05, 0.005
 _WIDTH = KERNEL_WIDTH * MEDIAN_3D
 _NEAREST = 1e-6
-
-
-@dataclass(frozen=True)
-class Hosted:
-    """All K matches of one image, their points being its own.
-
-    Attributes:
-        others: the images matched with, rising.
-        slot: (K,) which of ``others``.
-        pixels: (K, 2) in the image; ``targets``: (K, 2) in the other one.
-        depth: (K,) canonical; ``target_depth``: (K,) in the other one.
-        cell: (K,) of the image; ``target_cell``: (K,) of the other one.
-        votes: (K,).
-    """
-
-    others: Tensor
-    slot: Tensor
-    pixels: Tensor
-    targets: Tensor
-    depth: Tensor
-    target_depth: Tensor
-    cell: Tensor
-    target_cell: Tensor
-    votes: Tensor
-
-    def __len__(self) -> int:
-        return len(self.votes)
+# Errors of the canonical pointmap are alike over more than a cell, and those of a match in both of
+# its directions. With noise of which half is smooth, deviations without this are too small by half.
+_ALIKE = 2.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +96,7 @@ class Bundle:
         focals: Tensor,
         depth_spread: float,
     ):
-        self.hosts = [_hosted(n, matches, depths, cells) for n in range(len(depths))]
+        self.hosts = [hosted(n, matches, depths, cells) for n in range(len(depths))]
         self.cells = cells
         self.prior_focals = focals.clone()
         self.precision = 1 / depth_spread**2
@@ -146,9 +122,7 @@ class Bundle:
             niter: most rounds.
             opt_depth: whether anchors move; images keep the shape of their canonical depth if not.
         """
-        shared = torch.zeros(SLOTS, dtype=torch.bool)
-        shared[_FOCAL] = state.pinholes.shared
-        unknowns = Unknowns.of(free, shared)
+        unknowns = self._unknowns(state, free)
         spread = self.spread(state)
 
         def linearise(state: BundleState) -> Equations:
@@ -171,23 +145,61 @@ class Bundle:
         depth = float(residuals[:, 2].abs().median()) / MEDIAN_1D
         return Spread(max(pixels, _LEAST_PIXELS), max(depth, _LEAST_DEPTH))
 
-    def information(self, state: BundleState, with_prior: bool = True) -> list[Tensor]:
-        """(cells,) inverse variance of every anchor's log-depth, its cameras being known.
+    def deviations(self, state: BundleState, free: Tensor, opt_depth: bool = True) -> list[Tensor]:
+        """(cells,) relative standard deviations of depth, of every image.
 
-        Without the prior, of what the pixels of matches alone tell.
+        From the inverse of the equations (Laplace's approximation): of an anchor in its camera, and
+        of that camera's scale and whatever else moves with it, against the mean scale of all
+        images, as the world's own scale is nobody's error. Matches are taken for less than they
+        are, as near ones err alike.
+
+        Args:
+            free, opt_depth: as for ``refine``.
         """
+        unknowns = self._unknowns(state, free)
         spread = self.spread(state)
-        if not with_prior:
-            spread = replace(spread, depth=math.inf)
-        found = [torch.zeros(len(cells), dtype=torch.float64) for cells in self.cells]
-        for n in self._used():
-            found[n] += self._host_equations(n, state, spread)[2].information
-        return [one + self.precision for one in found] if with_prior else found
+        spread = Spread(_ALIKE * spread.pixels, _ALIKE * spread.depth)
+        equations = self._equations(state, spread, unknowns, opt_depth)
+        hessian = equations.hessian
+        covariance = torch.linalg.pinv(hessian, hermitian=True) if unknowns.count else hessian
+        count = len(self.hosts)
+        scales = torch.zeros(count * SLOTS, dtype=torch.float64)
+        scales[_SCALE::SLOTS] = 1 / count
+        mean_scale = unknowns.reduce_rows(scales[None])[0]
+        found = []
+        for n, cells in enumerate(self.cells):
+            anchors = equations.extra.get(n)
+            rows = torch.zeros(len(cells), unknowns.count, dtype=torch.float64)
+            own = torch.zeros(1, count * SLOTS, dtype=torch.float64)
+            own[0, n * SLOTS + _SCALE] = 1
+            rows += unknowns.reduce_rows(own) - mean_scale
+            variance = torch.full((len(cells),), 1 / self.precision, dtype=torch.float64)
+            if anchors is not None:
+                images = torch.cat([torch.tensor([n]), self.hosts[n].others])
+                around = torch.zeros(len(cells), count, SLOTS, dtype=torch.float64)
+                around[:, images] = anchors.coupling / anchors.information[:, None, None]
+                rows -= unknowns.reduce_rows(around.flatten(1))
+                variance = 1 / anchors.information
+            variance = variance + ((rows @ covariance) * rows).sum(1).clamp_min(0)
+            found.append(variance.sqrt())
+        return found
+
+    def triangulated_deviations(self, state: BundleState) -> list[Tensor]:
+        """(cells,) relative standard deviations of depth by matched pixels alone, in cameras that
+        are right; infinite where nothing matches."""
+        spread = replace(self.spread(state), depth=math.inf)
+        found = []
+        for n, cells in enumerate(self.cells):
+            information = torch.zeros(len(cells), dtype=torch.float64)
+            if len(self.hosts[n]):
+                information = self._host_equations(n, state, spread)[2].information
+            found.append(information.rsqrt())
+        return found
 
     def triangulate(self, state: BundleState, niter: int = 10) -> BundleState:
         """The state with anchors where their matches alone, without the prior, put them.
 
-        Anchors that nothing fixes stay; ``information`` without the prior tells which.
+        Anchors that nothing fixes stay; ``triangulated_deviations`` tells which.
         """
         spread = replace(self.spread(state), depth=math.inf)
         corrections = list(state.corrections)
@@ -198,6 +210,12 @@ class Bundle:
                 step = -anchors.slope / anchors.information.clamp_min(1e-9)
                 corrections[n] = corrections[n] + step.clamp(-0.2, 0.2)
         return replace(state, corrections=tuple(corrections))
+
+    @staticmethod
+    def _unknowns(state: BundleState, free: Tensor) -> Unknowns:
+        shared = torch.zeros(SLOTS, dtype=torch.bool)
+        shared[_FOCAL] = state.pinholes.shared
+        return Unknowns.of(free, shared)
 
     def _used(self) -> list[int]:
         return [n for n, host in enumerate(self.hosts) if len(host)]
@@ -339,32 +357,3 @@ class Bundle:
 def _blocks(matrix: Tensor) -> Tensor:
     size = len(matrix) // SLOTS
     return matrix.view(size, SLOTS, size, SLOTS).transpose(1, 2)
-
-
-def _hosted(
-    n: int, matches: Sequence[PairMatches], depths: Sequence[Tensor], cells: Sequence[Cells]
-) -> Hosted:
-    parts: list[tuple[int, Tensor, Tensor]] = []
-    for pair in matches:
-        if n in pair.edge:
-            side = pair.edge.index(n)
-            pixels = pair.pixels if side == 0 else pair.pixels[:, [2, 3, 0, 1]]
-            parts.append((pair.edge[1 - side], pixels, pair.confidence))
-    parts.sort(key=lambda part: part[0])
-    none = torch.zeros(0, dtype=torch.int64)
-    pixels = torch.cat([none.view(0, 4), *(pixels for _, pixels, _ in parts)])
-    votes = torch.cat([torch.zeros(0), *(confidence for _, _, confidence in parts)]).double()
-    own, there = pixels[:, :2], [(other, pixels[:, 2:]) for other, pixels, _ in parts]
-    return Hosted(
-        others=torch.tensor([other for other, _ in there], dtype=torch.int64),
-        slot=torch.cat([none, *(torch.full((len(xy),), k) for k, (_, xy) in enumerate(there))]),
-        pixels=own.double(),
-        targets=pixels[:, 2:].double(),
-        depth=depths[n][own[:, 1], own[:, 0]].double(),
-        target_depth=torch.cat(
-            [none.double(), *(depths[other][xy[:, 1], xy[:, 0]].double() for other, xy in there)]
-        ),
-        cell=cells[n].index(own),
-        target_cell=torch.cat([none, *(cells[other].index(xy) for other, xy in there)]),
-        votes=votes / votes.median().clamp_min(1e-9) if len(votes) else votes,
-    )

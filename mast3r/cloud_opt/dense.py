@@ -32,33 +32,43 @@ class DenseMaps:
 
 
 def dense_maps(
-    bundle: Bundle, state: BundleState, canonicals: Sequence[Canonical], kind: str
+    bundle: Bundle,
+    state: BundleState,
+    canonicals: Sequence[Canonical],
+    kind: str,
+    free: Tensor,
+    opt_depth: bool,
 ) -> DenseMaps:
-    """Maps of one of the ``DEPTHS``, explained at ``SparseScene.compute_global_alignment``."""
+    """Maps of one of the ``DEPTHS``, explained at ``SparseScene.compute_global_alignment``.
+
+    Args:
+        free, opt_depth: as for ``Bundle.refine``.
+    """
+    spreads = bundle.deviations(state, free, opt_depth)
     alone = kind == "triangulated"
     if alone:
         state = bundle.triangulate(state)
-    information = bundle.information(state, with_prior=not alone)
-    prior = bundle.precision**-0.5
+        placed = bundle.triangulated_deviations(state)
     scales = scale_of(state.cameras).float()
     depths, deviations = [], []
     for n, one in enumerate(canonicals):
         cells, shape = bundle.cells[n], tuple(one.depth.shape)
-        spread = information[n].clamp_min(1e-12).rsqrt()
+        matched = torch.bincount(bundle.hosts[n].cell, minlength=len(cells)) > 0
+        outside = torch.zeros(shape, dtype=torch.bool)
         if alone:
-            weights = (spread < _TRIANGULATED).double()
-            outside = _nearest_cells(weights, cells.grid, cells.size, shape) == 0
-        else:
-            weights = 1 - bundle.precision / information[n]
-            outside = torch.zeros(shape, dtype=torch.bool)
+            matched = placed[n] < _TRIANGULATED
+            spreads[n] = torch.where(matched, placed[n], spreads[n])
+            outside = _nearest_cells(matched.double(), cells.grid, cells.size, shape) == 0
+        weights = matched.double()
         correction = cells.spread(state.corrections[n], weights, shape).float()
         depth = scales[n] * one.depth * correction.exp()
-        # Far from matches, what the canonical pointmap is off by.
-        relative = prior - cells.spread((prior - spread).clamp_min(-prior), weights, shape).float()
+        # What nothing matches is as uncertain as the worst of the image, which is such a cell.
+        most = spreads[n].max()
+        relative = most - cells.spread(most - spreads[n], weights, shape).float()
         depths.append(depth)
-        deviations.append(torch.where(outside, torch.inf, relative.clamp_min(1e-4) * depth))
+        deviations.append(torch.where(outside, torch.inf, relative * depth))
     if kind == "tsdf":
-        depths = _fused(bundle, state, canonicals, depths, prior)
+        depths = _fused(bundle, state, canonicals, depths, bundle.precision**-0.5)
     return DenseMaps(depths, deviations)
 
 

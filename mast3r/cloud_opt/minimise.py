@@ -112,6 +112,12 @@ class Unknowns:
         reduced = hessian.new_zeros(self.count, self.count).index_add_(1, place, rows)
         return reduced, gradient.new_zeros(self.count).index_add_(0, place, gradient[kept])
 
+    def reduce_rows(self, rows: Tensor) -> Tensor:
+        """Derivatives (K, R) by the unknowns from those by all slots (K, slots)."""
+        kept = self.place >= 0
+        reduced = rows.new_zeros(len(rows), self.count)
+        return reduced.index_add_(1, self.place[kept], rows[:, kept])
+
     def expand(self, step: Tensor) -> Tensor:
         """Values (slots,) of unknowns (R,); 0 where a slot is known."""
         full = step.new_zeros(len(self.place))

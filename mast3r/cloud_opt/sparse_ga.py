@@ -144,7 +144,7 @@ class SparseScene(Scene):
         cameras, root = coarse.spanning_tree(scores)
         if self._fixed_poses.any():
             cameras = moved_to_known(cameras, self._known_poses, self._fixed_poses)
-        free = self._free(root)
+        free = self._free_of(root)
 
         def part(begin: float, end: float, most: int) -> Callable[[int, float], None]:
             def report(done: int, _: float) -> None:
@@ -162,6 +162,7 @@ class SparseScene(Scene):
         if niter2:
             state = bundle.refine(state, free, niter2, opt_depth, part(0.3, 0.9, niter2))
         self._state, self._bundle, self._pinholes = state, bundle, state.pinholes
+        self._free, self._opt_depth = free, opt_depth and niter2 > 0
         self._depth, self._maps = depth, None
         if progress is not None:
             progress(1.0)
@@ -174,8 +175,9 @@ class SparseScene(Scene):
         return self._dense().depths
 
     def get_deviations(self) -> list[Tensor]:
-        """Standard deviation (H, W) of every image's depth, in scene units, cameras being right:
-        of the canonical pointmap, made smaller by the matches that hold its anchors."""
+        """Standard deviation (H, W) of every image's depth, in scene units: what the canonical
+        pointmaps were found to be off by, made smaller by the matches that hold it, and what the
+        image's camera may be off by; infinite where depth is not to be shown."""
         return self._dense().deviations
 
     def get_sparse_pts3d(self) -> list[Tensor]:
@@ -218,7 +220,9 @@ class SparseScene(Scene):
     def _dense(self) -> DenseMaps:
         state = self._aligned()
         if self._maps is None:
-            self._maps = dense_maps(self._bundle, state, self._canonicals, self._depth)
+            self._maps = dense_maps(
+                self._bundle, state, self._canonicals, self._depth, self._free, self._opt_depth
+            )
         return self._maps
 
     def _matched_pixels(self, n: int) -> Tensor:
@@ -237,7 +241,7 @@ class SparseScene(Scene):
             focals = focals.median(dim=0).values.expand_as(focals).clone()
         return replace(self._pinholes, focals=focals)
 
-    def _free(self, root: int) -> Tensor:
+    def _free_of(self, root: int) -> Tensor:
         """(N, SLOTS) bool: what of each image may move, the world's own freedom taken away."""
         free = torch.ones(self.n_imgs, SLOTS, dtype=torch.bool)
         free[self._fixed_poses, :6] = False
@@ -298,7 +302,7 @@ def sparse_global_alignment(
     def part(begin: float, end: float) -> Progress:
         return lambda done: progress(begin + (end - begin) * done) if progress else None
 
-    views, edges = _images_of(pairs_in)
+    views, edges = images_of(pairs_in)
     with tempfile.TemporaryDirectory() as passing:
         results = forward_results(
             views,
@@ -323,7 +327,7 @@ def sparse_global_alignment(
     return scene
 
 
-def _images_of(pairs: Sequence[tuple[View, View]]) -> tuple[list[View], list[tuple[int, int]]]:
+def images_of(pairs: Sequence[tuple[View, View]]) -> tuple[list[View], list[tuple[int, int]]]:
     """Distinct views in the order of their ``idx``, and pairs of places i < j among them."""
     if not pairs:
         raise ValueError("there are no pairs: make some with dust3r.image_pairs.make_pairs")
@@ -351,7 +355,11 @@ def _canonicals(results: ForwardResults, masks: Sequence[Tensor]) -> list[Canoni
     for n, (others, mask) in enumerate(zip(paired, masks, strict=True)):
         height, width = mask.shape
         passes = [results.get(n, other) for other in others]
-        found.append(canonical_of(passes, mask, torch.tensor([width / 2, height / 2])))
+        nothing = Canonical(
+            torch.zeros(mask.shape), torch.zeros(mask.shape), float(max(mask.shape))
+        )
+        centre = torch.tensor([width / 2, height / 2])
+        found.append(canonical_of(passes, mask, centre) if passes else nothing)
     return found
 
 

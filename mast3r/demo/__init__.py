@@ -1,0 +1,1 @@
+"""Sparse alignment for the demo."""
