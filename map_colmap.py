@@ -13,12 +13,12 @@ import pycolmap
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
 from dust3r.demo import weights
 from dust3r.export.frames import Frame, write_images
-from dust3r.image_pairs import make_pairs
 from dust3r.reconstruction import Reconstruction
 from dust3r.training import checkpoint
 from dust3r.utils.device import chosen_device
 from dust3r.utils.files import atomic_path
 from dust3r.utils.image import load_images
+from mast3r.pipeline import scene_pairs
 from mast3r.sfm import (
     CAMERA_MODEL,
     MAPPERS,
@@ -26,7 +26,7 @@ from mast3r.sfm import (
     check_free,
     guessed_camera,
     map_images,
-    match_pairs,
+    match_both_orders,
     verify,
     write_database,
 )
@@ -119,11 +119,11 @@ def run(args: argparse.Namespace) -> list[str]:
     views = load_images(
         given, size, patch_size=model.patch_size, masks=args.masks, verbose=not args.silent
     )
-    pairs = make_pairs(views, args.scene_graph, symmetrize=False)
+    pairs = scene_pairs(model, views, args.scene_graph, device, args.batch_size, not args.silent)
     cameras = _cameras(args, views)
     log.info("%s, %d pairs of images of %d pixels, on %s", name, len(pairs), size, device)
     frames = write_upright(views, args.output_dir)
-    found = match_pairs(
+    found = match_both_orders(
         model.to(device),
         pairs,
         batch_size=args.batch_size,

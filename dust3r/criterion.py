@@ -56,14 +56,18 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
 
+class MissingInput(ValueError):
+    """A loss needs what the data set or the model does not give."""
+
+
 def need(source: Views, key: str, owner: str) -> Tensor:
     """``source[key]``.
 
     Raises:
-        ValueError: it is not there; the message says what ``owner`` (its name for people) has.
+        MissingInput: it is not there; the message says what ``owner`` (its name for people) has.
     """
     if key not in source:
-        raise ValueError(f"the loss needs {key!r} in {owner}, which has {', '.join(source)}")
+        raise MissingInput(f"the loss needs {key!r} in {owner}, which has {', '.join(source)}")
     return source[key]
 
 

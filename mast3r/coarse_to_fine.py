@@ -4,7 +4,7 @@ Leroy et al., "Grounding Image Matching in 3D with MASt3R", 2024, section 3.4.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
-from dust3r.inference import inference
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.reconstruction import Source
 from dust3r.utils.image import load_images
 from dust3r.utils.pixels import ImgNorm, Pixels, read_mask, read_upright
-from mast3r.matching import Matches, View, match_predictions, match_views
+from mast3r.matching import Matches, View, match_pairs, match_views
 
 __all__ = ["Matches", "match_coarse_to_fine"]
 
@@ -98,13 +96,10 @@ def match_coarse_to_fine(
     inside = [one.holds(xy) for one, xy in zip(large, (coarse.xy1, coarse.xy2), strict=True)]
     chosen = sorted(choose_windows(*inside, coverage))
     found: list[Matches] = [coarse.select(slice(0, 0))]
-    bar = tqdm(total=len(chosen), desc="pairs of windows", disable=not verbose)
-    with bar:
-        for start in range(0, len(chosen), batch_size):
-            batch = chosen[start : start + batch_size]
-            pairs = [(large[0].view(i), large[1].view(j)) for i, j in batch]
-            found += _match_pairs(model, pairs, batch_size, search)
-            bar.update(len(batch))
+    pairs = [(large[0].view(i), large[1].view(j)) for i, j in chosen]
+    pairs = [pair for pair in pairs if all("mask" not in v or v["mask"].any() for v in pair)]
+    if pairs:
+        found += match_pairs(model, pairs, batch_size=batch_size, verbose=verbose, **search)
     return _merged(found, large, max_matches)
 
 
@@ -233,24 +228,6 @@ def _starts(side: int, window: int, overlap: float) -> np.ndarray:
     step = max(1.0, window * (1 - overlap))
     count = 1 + math.ceil((side - window) / step)
     return np.linspace(0, side - window, count).astype(np.int64)
-
-
-def _match_pairs(
-    model: AsymmetricCroCo3DStereo,
-    pairs: Sequence[tuple[View, View]],
-    batch_size: int,
-    search: dict[str, Any],
-) -> Iterator[Matches]:
-    pairs = [pair for pair in pairs if all("mask" not in v or v["mask"].any() for v in pair)]
-    if not pairs:
-        return
-    output = inference(pairs, model, search["device"], batch_size, verbose=False)
-    for number, pair in enumerate(pairs):
-        predictions = (
-            {name: values[number] for name, values in output[f"pred{side}"].items()}
-            for side in (1, 2)
-        )
-        yield match_predictions(*predictions, *pair, **search)
 
 
 def _merged(found: Sequence[Matches], large: Sequence[_Large], max_matches: int | None) -> Matches:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dust3r.criterion import Criterion, Details, Views, masked_mean, need
+from dust3r.criterion import Criterion, Details, MissingInput, Views, masked_mean, need
 from dust3r.losses import (
     L21,
     ConfLoss,
@@ -338,7 +338,7 @@ def at(maps: Tensor, pixels: Tensor) -> Tensor:
 
 def _need_corres(view: Views, key: str, number: int) -> Tensor:
     if key not in view:
-        raise ValueError(
+        raise MissingInput(
             f"the matching loss needs {key!r} in view {number}, which has {', '.join(view)}: ask "
             "the data set for correspondences, ScanNetpp(..., n_corres=1024, nneg=0.5)"
         )

@@ -3,7 +3,7 @@
 Leroy et al., "Grounding Image Matching in 3D with MASt3R", 2024.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
-from dust3r.inference import inference
+from dust3r.inference import Prediction, for_each_batch
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.utils.files import atomic_path
 from dust3r.utils.plots import DPI, save_png
@@ -95,7 +95,32 @@ def match_views(
     Raises:
         ValueError: the model has no descriptors, a mask leaves nothing, or impossible arguments.
     """
-    for view in (view1, view2):
+    return match_pairs(
+        model, [(view1, view2)], device=device, min_confidence=min_confidence, **search
+    )[0]
+
+
+def match_pairs(
+    model: AsymmetricCroCo3DStereo,
+    pairs: Sequence[tuple[View, View]],
+    *,
+    device: str | torch.device | None = None,
+    batch_size: int = 8,
+    min_confidence: float = 0.0,
+    verbose: bool = False,
+    **search: Any,
+) -> list[NetworkMatches]:
+    """Matches of each of many pairs, seeds being in the first image.
+
+    Each image is encoded once, and the descriptors of one batch are in memory at a time.
+
+    Args:
+        pairs: of views, as of ``dust3r.image_pairs.make_pairs``.
+        batch_size: pairs at a time; halved by itself where memory ends.
+        verbose: show a progress bar.
+        Others, and errors, as of ``match_views``.
+    """
+    for view in (view for pair in pairs for view in pair):
         mask = view.get("mask")
         if mask is not None and not mask.any():
             raise ValueError(
@@ -103,11 +128,17 @@ def match_views(
                 "may match is not black in a mask; perhaps it is to be inverted"
             )
     device = next(model.parameters()).device if device is None else torch.device(device)
-    output = inference([(view1, view2)], model, device, batch_size=1, verbose=False)
-    predictions = ({k: v[0] for k, v in output[f"pred{side}"].items()} for side in (1, 2))
-    return match_predictions(
-        *predictions, view1, view2, device=device, min_confidence=min_confidence, **search
-    )
+    found: dict[int, NetworkMatches] = {}
+
+    def take(batch: Sequence[int], *predictions: Prediction) -> None:
+        for place, number in enumerate(batch):
+            both = ({name: v[place] for name, v in one.items()} for one in predictions)
+            found[number] = match_predictions(
+                *both, *pairs[number], device=device, min_confidence=min_confidence, **search
+            )
+
+    for_each_batch(pairs, model, take, device, batch_size, verbose)
+    return [found[number] for number in range(len(pairs))]
 
 
 def match_predictions(

@@ -1,7 +1,7 @@
 """Structure from motion on matches: a COLMAP database, its geometric verification, sparse models.
 
 Everything that touches the database or maps goes through pycolmap. Matches of any matcher do; those
-of the network come from ``match_pairs``.
+of the network come from ``match_both_orders``.
 """
 
 import copy
@@ -21,13 +21,13 @@ from dust3r.export.colmap import HALF_PIXEL
 from dust3r.export.folders import whole_folder
 from dust3r.utils.files import atomic_path
 from mast3r.sfm_cameras import CAMERA_MODEL, guessed_camera, pinhole_camera
-from mast3r.sfm_matches import Keypoints, PairMatches, PairRows, Size, match_pairs, tracks
+from mast3r.sfm_matches import Keypoints, PairMatches, PairRows, Size, match_both_orders, tracks
 
 log = logging.getLogger(__name__)
 
 __all__ = [
     "CAMERA_MODEL", "MAPPERS", "PairMatches", "Summary", "check_free", "guessed_camera",
-    "map_images", "match_pairs", "pinhole_camera", "verify", "write_database",
+    "map_images", "match_both_orders", "pinhole_camera", "verify", "write_database",
 ]  # fmt: skip
 
 MAPPERS = ("incremental", "global")

@@ -1,24 +1,18 @@
 """Matches of many pairs of images, and the keypoints that several of them share."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
 from dust3r.export.colmap import HALF_PIXEL
-from dust3r.inference import inference
 from dust3r.model import AsymmetricCroCo3DStereo
-from mast3r.matching import Matches, View, match_predictions
+from mast3r.matching import Matches, View, match_pairs
 
 Size = tuple[int, int]
 Keypoints = list[np.ndarray]
 PairRows = dict[tuple[int, int], np.ndarray]
-
-_CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -30,63 +24,25 @@ class PairMatches:
     matches: Matches
 
 
-def match_pairs(
-    model: AsymmetricCroCo3DStereo,
-    pairs: Sequence[tuple[View, View]],
-    *,
-    device: str | torch.device | None = None,
-    batch_size: int = 8,
-    chunk: int = _CHUNK,
-    min_confidence: float = 0.0,
-    verbose: bool = True,
-    **search: Any,
-) -> Iterator[PairMatches]:
+def match_both_orders(
+    model: AsymmetricCroCo3DStereo, pairs: Sequence[tuple[View, View]], **settings: Any
+) -> list[PairMatches]:
     """Matches of many pairs, in the order given and the other way round.
-
-    At most ``chunk`` pairs are in memory at a time; within them each image is encoded once.
 
     Args:
         model: with descriptors.
         pairs: of ``dust3r.image_pairs.make_pairs``, each in one order (``symmetrize=False``); their
             ``idx`` become i and j. A pair of which a mask leaves nothing has no matches.
-        device: of the network and the search; the model's own where None.
-        batch_size: of the network, as in ``dust3r.inference.inference``.
-        min_confidence: least confidence of a match.
-        verbose: show a progress bar.
-        search: further arguments of ``mast3r.fast_nn.fast_reciprocal_NNs``.
-
-    Yields:
-        two per pair, (i, j) and (j, i): seeds are in the first image of each. Chunks are chosen so
-        that their pairs share images, hence the order of ``pairs`` is not kept.
-
-    Raises:
-        ValueError: ``chunk`` below 1, a model without descriptors, or as ``inference``.
+        settings: of ``mast3r.matching.match_pairs``.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk} pairs at a time must be 1 or more")
-    device = next(model.parameters()).device if device is None else torch.device(device)
     usable = [pair for pair in pairs if all("mask" not in v or v["mask"].any() for v in pair)]
-    tiles = _in_tiles(usable, chunk)
-    with tqdm(total=len(tiles), desc="pairs", disable=not verbose) as bar:
-        for start in range(0, len(tiles), chunk):
-            once = tiles[start : start + chunk]
-            both = [*once, *((second, first) for first, second in once)]
-            output = inference(both, model, device, batch_size, verbose=False)
-            for number, (view1, view2) in enumerate(both):
-                predictions = (
-                    {name: values[number] for name, values in output[f"pred{side}"].items()}
-                    for side in (1, 2)
-                )
-                found = match_predictions(
-                    *predictions,
-                    view1,
-                    view2,
-                    device=device,
-                    min_confidence=min_confidence,
-                    **search,
-                )
-                yield PairMatches(int(view1["idx"]), int(view2["idx"]), found)
-            bar.update(len(once))
+    both = [*usable, *((second, first) for first, second in usable)]
+    if not both:
+        return []
+    return [
+        PairMatches(int(first["idx"]), int(second["idx"]), matches)
+        for (first, second), matches in zip(both, match_pairs(model, both, **settings), strict=True)
+    ]
 
 
 def tracks(
@@ -132,17 +88,6 @@ def tracks(
         key: _one_to_one(*map(np.concatenate, zip(*v, strict=True))) for key, v in joined.items()
     }
     return [points for points, _ in merged], {k: rows for k, rows in rows_of.items() if len(rows)}
-
-
-def _in_tiles(pairs: Sequence[tuple[View, View]], chunk: int) -> list[tuple[View, View]]:
-    """Pairs in an order in which ``chunk`` successive ones are made of few images."""
-    side = max(1, math.isqrt(chunk))
-
-    def tile(pair: tuple[View, View]) -> tuple[int, ...]:
-        i, j = (int(view["idx"]) for view in pair)
-        return i // side, j // side, i, j
-
-    return sorted(pairs, key=tile)
 
 
 def _inside(xy: np.ndarray, size: Size, pair: PairMatches) -> np.ndarray:

@@ -22,6 +22,7 @@ from dust3r.demo import server, weights
 from dust3r.demo.storage import Workspace
 from dust3r.training import checkpoint
 from dust3r.utils.spec import MODELS, build
+from mast3r.cloud_opt import forward
 
 ROOM = sorted((Path(__file__).parents[1] / "docs/images/example_room").glob("*.jpg"))
 
@@ -66,6 +67,13 @@ class TestWithoutBrowser:
         assert demo.main([str(part) for part in given]) == 2
         assert expected in caplog.text
         assert not (tmp_path / "out").exists()
+
+
+UNTRAINED = (
+    "AsymmetricMASt3R(img_size=(224, 224), head_type='catmlp+dpt', output_mode='pts3d+desc8', "
+    "two_confs=True, enc_embed_dim=24, enc_depth=1, enc_num_heads=2, dec_embed_dim=24, "
+    "dec_depth=4, dec_num_heads=2, dpt_dim=8)"
+)
 
 
 class Visitor:
@@ -126,6 +134,19 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Wor
         page = server.launch(Events(model, name, 224, 2, workspace), demo.METHODS)
         yield page.local_url, workspace, page
         page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def matching(running) -> Iterator[tuple[str, Workspace, Any]]:
+    """The same with an untrained model that has descriptors."""
+    from dust3r.demo.events import Events
+
+    torch.manual_seed(0)
+    page = server.launch(
+        Events(build(UNTRAINED, MODELS).eval(), "untrained", 224, 2, running[1]), demo.METHODS
+    )
+    yield page.local_url, running[1], page
+    page.close(verbose=False)
 
 
 @pytest.fixture
@@ -267,3 +288,46 @@ class TestServer:
     def test_the_page_asks_nobody_else(self, running):
         page = httpx.get(running[0]).text
         assert "fonts.googleapis" not in page.replace("preconnect", "")
+
+
+class TestSparseOnServer:
+    def test_images_that_do_not_match_give_a_message_in_their_senders_words(self, matching):
+        visitor = Visitor(matching[0], "strangers")
+        images = [visitor.upload(f"{n}.jpg", p.read_bytes()) for n, p in enumerate(ROOM[:2])]
+        refused = visitor.reconstruct(*images, way="sparse")
+        assert "no two images share enough mutual matches" in refused["output"]["error"]
+        assert str(matching[1].root) not in json.dumps(refused)
+
+    def test_the_network_runs_once_on_the_same_images(self, matching, monkeypatch):
+        passes = []
+        for_each_batch = forward.for_each_batch
+        monkeypatch.setattr(
+            forward, "for_each_batch", lambda *a, **k: passes.append(a) or for_each_batch(*a, **k)
+        )
+        for name in ("first", "second"):
+            visitor = Visitor(matching[0], name)
+            images = [visitor.upload(f"{name}{p.name}", p.read_bytes()) for p in ROOM[1:3]]
+            visitor.reconstruct(*images, way="sparse", depth="tsdf", graph="swin", window=1)
+        assert len(passes) == 1
+
+    def test_what_the_network_said_is_not_served(self, matching):
+        visitor = Visitor(matching[0], "curious")
+        images = [visitor.upload(p.name, p.read_bytes()) for p in ROOM[:2]]
+        visitor.reconstruct(*images, way="sparse")
+        kept = list(matching[1].cache.rglob("*.safetensors"))
+        assert kept
+        assert visitor.http.get(f"file={kept[0]}").status_code == 403
+
+    @pytest.mark.parametrize(
+        "changed", [{"depth": "guessed"}, {"matching_conf_thr": -1}, {"alike": 1000}]
+    )
+    def test_settings_out_of_range_are_refused(self, matching, changed):
+        visitor = Visitor(matching[0], "breaker")
+        images = [visitor.upload(p.name, p.read_bytes()) for p in ROOM[:2]]
+        refused = visitor.reconstruct(*images, way="sparse", **changed)
+        assert not refused["success"] and "mutual matches" not in refused["output"]["error"]
+
+    def test_without_descriptors_the_tab_says_which_weights_to_take(self, running, matching):
+        with_hint, without = (httpx.get(f"{one[0]}config").text for one in (running, matching))
+        assert "--model_name MASt3R_" in with_hint and "--model_name" not in without
+        assert "reconstruct_sparse" not in with_hint and "reconstruct_sparse" in without

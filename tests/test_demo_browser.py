@@ -1,5 +1,6 @@
 """The demo's page in a browser: photographs in, a scene on the canvas, sliders, a download."""
 
+import argparse
 import io
 import shutil
 import socket
@@ -8,17 +9,28 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
+
+import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
+from dust3r.training import checkpoint
+from dust3r.utils.spec import MODELS, build
 
 ROOT = Path(__file__).parents[1]
 ROOM = sorted((ROOT / "docs/images/example_room").glob("*.jpg"))
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+UNTRAINED = (
+    "AsymmetricMASt3R(img_size=(224, 224), head_type='catmlp+dpt', output_mode='pts3d+desc8', "
+    "two_confs=True, enc_embed_dim=24, enc_depth=1, enc_num_heads=2, dec_embed_dim=24, "
+    "dec_depth=4, dec_num_heads=2, dpt_dim=8)"
 )
 # Without a GPU, WebGL in software.
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
@@ -30,17 +42,50 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def browser() -> Iterator["playwright.Browser"]:
+    with playwright.sync_playwright() as runner:
+        browser = runner.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(
+    tmp_path_factory: pytest.TempPathFactory, browser: "playwright.Browser"
+) -> Iterator["playwright.Page"]:
+    """A window on the demo with the project's own small model."""
+    with serve(tmp_path_factory.mktemp("demo")) as address, window(browser, address) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def matching(
+    tmp_path_factory: pytest.TempPathFactory, browser: "playwright.Browser"
+) -> Iterator["playwright.Page"]:
+    """The same with a model that has descriptors, and is untrained."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "untrained.pth"
+    saved = {"model": build(UNTRAINED, MODELS).state_dict()}
+    checkpoint.save(path, saved | {"args": argparse.Namespace(model=UNTRAINED)})
+    folder = tmp_path_factory.mktemp("matching")
+    with serve(folder, "--weights", str(path)) as address, window(browser, address) as page:
+        yield page
+
+
+@contextmanager
+def serve(folder: Path, *arguments: str) -> Iterator[str]:
     """The address of ``python demo.py``; its folder is empty once it has ended."""
-    folder = tmp_path_factory.mktemp("demo")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "demo.py", "--device", "cpu", "--server_port", str(port)]
-    log = folder.parent / "demo.log"
+    log = folder.with_suffix(".log")
     with log.open("w") as written:
         server = subprocess.Popen(
-            [*command, "--tmp_dir", str(folder)], cwd=ROOT, stdout=written, stderr=written
+            [*command, "--tmp_dir", str(folder), *arguments],
+            cwd=ROOT,
+            stdout=written,
+            stderr=written,
         )
     try:
         _wait_for(f"http://127.0.0.1:{port}/", server, log)
@@ -52,26 +97,24 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert list(folder.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def page(address: str) -> Iterator["playwright.Page"]:
+@contextmanager
+def window(browser: "playwright.Browser", address: str) -> Iterator["playwright.Page"]:
     """A window that reaches the server and nothing else."""
-    with playwright.sync_playwright() as runner:
-        browser = runner.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.outside = []
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.outside = []
 
-        def only_here(route):
-            if route.request.url.startswith((address, "data:", "blob:")):
-                route.continue_()
-            else:
-                page.outside.append(route.request.url)
-                route.abort()
+    def only_here(route):
+        if route.request.url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            page.outside.append(route.request.url)
+            route.abort()
 
-        page.route("**/*", only_here)
-        page.goto(address)
-        page.wait_for_selector("#run", timeout=30_000)
-        yield page
-        browser.close()
+    page.route("**/*", only_here)
+    page.goto(address)
+    page.wait_for_selector("#run_dense", timeout=30_000)
+    yield page
+    page.close()
 
 
 def test_photographs_to_a_scene_its_sliders_and_files(page, tmp_path):
@@ -79,7 +122,7 @@ def test_photographs_to_a_scene_its_sliders_and_files(page, tmp_path):
     page.on("response", lambda reply: scenes.append(reply) if ".glb" in reply.url else None)
     page.set_input_files("#images input[type=file]", [str(path) for path in ROOM[:2]])
     page.get_by_text(ROOM[1].stem).first.wait_for()
-    page.click("#run")
+    page.click("#run_dense")
     page.wait_for_selector("#report p", timeout=60_000)
     _until(page, lambda: _variety(page) > 5)
     assert "2 images" in page.inner_text("#report")
@@ -107,10 +150,10 @@ def test_photographs_to_a_scene_its_sliders_and_files(page, tmp_path):
 
 def test_one_photograph_gives_a_message(page):
     page.reload()
-    page.wait_for_selector("#run", timeout=30_000)
+    page.wait_for_selector("#run_dense", timeout=30_000)
     page.set_input_files("#images input[type=file]", str(ROOM[0]))
     page.get_by_text(ROOM[0].stem).first.wait_for()
-    page.click("#run")
+    page.click("#run_dense")
     toast = page.get_by_test_id("toast-body")
     toast.wait_for(timeout=20_000)
     assert "two" in toast.inner_text() and "/" not in toast.inner_text()
@@ -118,14 +161,39 @@ def test_one_photograph_gives_a_message(page):
 
 def test_settings_show_where_they_apply(page):
     page.reload()
-    page.wait_for_selector("#run", timeout=30_000)
-    shown, parts = [], ("#window", "#closed", "#reference")
+    page.wait_for_selector("#run_dense", timeout=30_000)
+    shown, parts = [], ("#window_dense", "#closed_dense", "#reference_dense")
     for graph in ("neighbours in a sequence", "one with all others", "every pair"):
-        page.locator("#graph input").click()
+        page.locator("#graph_dense input").click()
         page.get_by_role("option", name=graph).click()
         page.wait_for_timeout(700)
         shown.append([page.locator(part).is_visible() for part in parts])
     assert shown == [[True, True, False], [False, False, True], [False, False, False]]
+
+
+def test_without_descriptors_the_tab_says_which_weights_to_take(page):
+    page.reload()
+    page.get_by_role("tab", name="Sparse").click()
+    hint = page.locator("#obstacle_sparse")
+    hint.wait_for()
+    assert "no descriptors" in hint.inner_text() and "--model_name MASt3R" in hint.inner_text()
+    assert not page.locator("#run_dense").is_visible() and not page.locator("#run_sparse").count()
+
+
+def test_the_open_tab_is_what_runs_and_says_that_images_do_not_match(matching):
+    page = matching
+    page.get_by_role("tab", name="Sparse").click()
+    page.locator("#graph_sparse input").click()
+    page.get_by_role("option", name="most alike images").click()
+    page.locator("#alike_sparse").wait_for()
+    assert page.locator("#keys_sparse").is_visible() and page.locator("#depth").is_visible()
+    page.set_input_files("#images input[type=file]", [str(path) for path in ROOM[:2]])
+    page.get_by_text(ROOM[1].stem).first.wait_for()
+    page.click("#run_sparse")
+    toast = page.get_by_test_id("toast-body")
+    toast.wait_for(timeout=60_000)
+    assert "no two images share enough mutual matches" in toast.inner_text()
+    assert page.outside == []
 
 
 def _variety(page: "playwright.Page") -> float:

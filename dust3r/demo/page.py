@@ -20,7 +20,8 @@ SUFFIXES = ["image", ".heic", ".heif", ".avif"]
 EXPIRY, SWEEP = 6 * 3600, 600
 
 CSS = """
-.gradio-container { max-width: 1360px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1360px !important; }
+.gradio-container { margin: 0 auto !important; }
 #title h1 { margin-bottom: 2px; }
 #title p { margin: 0; opacity: 0.75; }
 #report { padding: 0 4px; }
@@ -167,18 +168,19 @@ def _forms(events: Events, methods: Sequence[type[Alignment]], images: gr.File) 
     with gr.Tabs(elem_id="alignment"):
         for method in methods:
             with gr.Tab(method.title):
+                gr.Markdown(method.about)
                 if obstacle := method.obstacle(events.model):
                     gr.Markdown(obstacle, elem_id=f"obstacle_{method.name}")
                     continue
-                gr.Markdown(method.about)
                 parts = method.components(events.model)
                 run = gr.Button("Reconstruct", variant="primary", elem_id=f"run_{method.name}")
                 forms.append(_Form(method, parts, run))
 
-    def count(paths: list[str] | None) -> list[dict[str, Any]]:
-        return [gr.update(maximum=max(2, len(paths or ())), value=1) for _ in forms]
-
     references = [form.settings["reference"] for form in forms]
+
+    def count(paths: list[str] | None) -> dict[Component, Any]:
+        return {part: gr.update(maximum=max(2, len(paths or ())), value=1) for part in references}
+
     images.change(count, images, references, api_visibility="private")
     return forms
 

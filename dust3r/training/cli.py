@@ -15,7 +15,7 @@ import torch
 
 import dust3r.losses
 import dust3r.model  # noqa: F401  (both register what specifications may name)
-from dust3r.criterion import Criterion
+from dust3r.criterion import Criterion, MissingInput
 from dust3r.datasets import SampleError, get_data_loader
 from dust3r.datasets.combine import ConcatDataset
 from dust3r.datasets.loader import StereoLoader
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         train(run, tests, test_criterion, args)
-    except (TrainingStopped, SampleError) as error:
+    except (TrainingStopped, SampleError, MissingInput) as error:
         log.error("%s", error)
         return 1
     finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dust3r.demo.alignment import Alignment
+from dust3r.demo.weights import FOLDER
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.pipeline import Progress
 from dust3r.reconstruction import Reconstruction
@@ -70,10 +71,12 @@ class SparseAlignment(Alignment):
         try:
             need_descriptors(model)
         except ValueError as error:
-            return (
-                f"Sparse alignment needs matches, and {error}. Start the demo with "
-                f"`--model_name {PUBLISHED}`, or with your own as `--weights FILE`."
-            )
+            weights = [FOLDER / name for name in cls.shipped if (FOLDER / name).is_file()]
+            named = [f"- `--weights {path.parent.name}/{path.name}`" for path in weights]
+            named += [f"- `--model_name {PUBLISHED}`", "- `--weights FILE` with your own"]
+            why = str(error)
+            why = f"{why[0].upper()}{why[1:]}. Start the demo with one of these:"
+            return "\n".join([why, "", *named])
         return None
 
     @classmethod

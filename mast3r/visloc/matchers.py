@@ -8,11 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dust3r.inference import inference
 from dust3r.utils.image import load_images
 from dust3r.utils.pixels import read_upright
 from mast3r.coarse_to_fine import match_coarse_to_fine
-from mast3r.matching import Matches, View, match_predictions
+from mast3r.matching import Matches, View, match_pairs
 from mast3r.model import AsymmetricMASt3R
 from mast3r.retrieval import Retrieval
 
@@ -20,8 +19,6 @@ from mast3r.retrieval import Retrieval
 # 512x384 pixels.
 _KEPT_VIEWS = 128
 _KEPT_PHOTOGRAPHS = 16
-# Pairs whose descriptors are in memory at once.
-_PAIRS_AT_ONCE = 16
 
 
 class Matcher(Protocol):
@@ -71,17 +68,8 @@ class NetworkMatcher:
     def match(self, query: Path, images: Sequence[Path]) -> list[Matches]:
         """As of ``Matcher``; the query is encoded once."""
         seen = self._view(query)
-        found: list[Matches] = []
-        for start in range(0, len(images), _PAIRS_AT_ONCE):
-            pairs = [(seen, self._view(path)) for path in images[start : start + _PAIRS_AT_ONCE]]
-            output = inference(pairs, self.model, self.device, self.batch_size, verbose=False)
-            for number, pair in enumerate(pairs):
-                predictions = (
-                    {name: values[number] for name, values in output[f"pred{side}"].items()}
-                    for side in (1, 2)
-                )
-                found.append(match_predictions(*predictions, *pair, **self.search))
-        return found
+        pairs = [(seen, self._view(path)) for path in images]
+        return match_pairs(self.model, pairs, batch_size=self.batch_size, **self.search)
 
     def size(self, image: Path) -> tuple[int, int]:
         return self._view(image)["source"].size

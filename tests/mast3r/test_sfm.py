@@ -18,7 +18,7 @@ from mast3r.sfm import (
     Summary,
     guessed_camera,
     map_images,
-    match_pairs,
+    match_both_orders,
     pinhole_camera,
     verify,
     write_database,
@@ -120,7 +120,8 @@ def test_inliers_are_the_right_matches_and_the_seed_is_followed(problem, tmp_pat
     assert verify(database) == verified
     first, second = (map_images(database, None, tmp_path / name)[0] for name in "ab")
     errors = [camera_errors(model, problem.poses) for model in (first, second)]
-    np.testing.assert_allclose(*errors, atol=1e-4)
+    # Degrees and per cent; COLMAP's threads add up in another order each time.
+    np.testing.assert_allclose(*errors, atol=5e-3)
 
 
 def test_keypoints_are_half_a_pixel_on_and_rows_name_them(problem, tmp_path):
@@ -328,7 +329,7 @@ def test_the_focal_of_a_photograph_is_read_from_its_exif_data(tmp_path, turned):
         assert camera.mean_focal_length() == 1.2 * 640 and not camera.has_prior_focal_length
 
 
-def test_pairs_in_chunks_are_those_of_one_by_one(colour_model):
+def test_pairs_in_both_orders_are_those_of_one_by_one(colour_model):
     rng = np.random.default_rng(0)
     world = rng.integers(0, 256, (96, 200, 3), dtype=np.uint8)
     images = [world[:, start : start + 128] for start in (0, 16, 32, 48, 64)]
@@ -336,16 +337,14 @@ def test_pairs_in_chunks_are_those_of_one_by_one(colour_model):
     views[3]["mask"] = torch.zeros(1, 48, 64, dtype=torch.bool)
     pairs = make_pairs(views, symmetrize=False)
     found = {}
-    for pair in match_pairs(colour_model, pairs, chunk=4, batch_size=3, verbose=False):
+    for pair in match_both_orders(colour_model, pairs, batch_size=3):
         assert (pair.i, pair.j) not in found
         found[pair.i, pair.j] = pair.matches
     left = {0, 1, 2, 4}
     assert set(found) == {(i, j) for i in left for j in left if i != j}
     encoded = [shape[0] for shape in colour_model.shapes]
-    assert max(encoded) <= 3 and sum(encoded) <= 8, "each image once per chunk"
+    assert max(encoded) <= 3 and sum(encoded) == 4, "each image once"
     for (i, j), matches in found.items():
         alone = match_views(colour_model, views[i], views[j])
         np.testing.assert_array_equal(matches.xy1, alone.xy1)
         np.testing.assert_array_equal(matches.xy2, alone.xy2)
-    with pytest.raises(ValueError, match="chunk=0"):
-        list(match_pairs(colour_model, pairs, chunk=0))

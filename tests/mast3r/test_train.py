@@ -10,6 +10,8 @@ import mast3r.losses
 import mast3r.model  # noqa: F401  (both register what specifications name)
 from dust3r.training import checkpoint
 from dust3r.training.cli import main
+from dust3r.utils.spec import MODELS, build
+from mast3r.model import AsymmetricMASt3R
 
 CRITERION = (
     "ConfLoss(Regr3D(L21, norm_mode='?avg_dis'), alpha=0.2) + 0.075*ConfMatchingLoss("
@@ -103,7 +105,34 @@ def test_upright_and_wide_images_train_together(write_tree, tmp_path):
     assert math.isfinite(log(tmp_path / "o")[0]["train_MatchingLoss"])
 
 
-def test_a_data_set_without_correspondences_is_explained(write_tree, tmp_path):
+def test_a_data_set_without_correspondences_is_explained(write_tree, tmp_path, caplog):
     tree = write_tree(frames={"a": 7, "b": 5})
-    with pytest.raises(ValueError, match="n_corres=1024"):
-        main(arguments(tree, tmp_path / "o", n_corres="seed=1"))
+    assert main(arguments(tree, tmp_path / "o", n_corres="seed=1")) == 1
+    assert "n_corres=1024" in caplog.text
+
+
+def test_heads_start_alike_and_patches_with_one_descriptor():
+    """Apart, descriptors of a small model collapse before they have learned anything."""
+    network = build(model(), MODELS)
+    first, second = network.downstream_head1, network.downstream_head2
+    for name, weight in first.head_local_features.state_dict().items():
+        assert torch.equal(weight, second.head_local_features.state_dict()[name])
+    images = [{"img": torch.rand(1, 3, 32, 48) * 2 - 1} for _ in range(2)]
+    with torch.no_grad():
+        prediction, _ = network(*images)
+    blocks = prediction["desc"][0].unfold(0, 16, 16).unfold(1, 16, 16).flatten(3)
+    assert torch.allclose(blocks, blocks[..., :1].expand_as(blocks), atol=1e-6)
+    assert not torch.allclose(blocks[0, 0], blocks[1, 1])
+
+
+@pytest.mark.parametrize("ratio", [0.4, 4.0])
+def test_the_descriptor_mlp_is_as_wide_as_asked(ratio):
+    network = build(model(f"{DESCRIPTORS}, desc_mlp_ratio={ratio}"), MODELS)
+    assert network.downstream_head1.head_local_features.fc1.out_features == round(48 * ratio)
+
+
+def test_a_descriptor_mlp_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="desc_mlp_ratio=0"):
+        AsymmetricMASt3R(
+            head_type="catmlp+dpt", output_mode="pts3d+desc24", two_confs=True, desc_mlp_ratio=0
+        )

@@ -1,5 +1,6 @@
 """What the demo takes from strangers, under which names, and what it tells them."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,17 @@ def test_messages_name_files_as_their_sender_and_no_folder_of_the_server():
     message = "cannot read '/srv/work/abc/image_003.jpg' with /opt/models/net.pth, 3 m/s and/or"
     told = storage.in_their_words(message, [upload])
     assert told == "cannot read 'castle.jpg' with net.pth, 3 m/s and/or"
+
+
+def test_the_oldest_of_the_cache_goes_first(workspace):
+    for age in range(5):
+        path = workspace.cache / f"network{age % 2}" / str(age)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 - age, 1000 - age))
+    workspace.trim_cache(most=320)
+    left = sorted(path.name for path in workspace.cache.rglob("*") if path.is_file())
+    assert left == ["0", "1", "2"]
 
 
 def test_everything_goes_with_the_workspace(tmp_path):

@@ -26,7 +26,7 @@ SPEC = (
     "two_confs=True, enc_embed_dim=24, enc_depth=1, enc_num_heads=2, dec_embed_dim=24, "
     "dec_depth=4, dec_num_heads=2, dpt_dim=8)"
 )
-WIDTH, HEIGHT = 224, 160
+SIDE = 224
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def truth(problems):
     """Four views of a room."""
     from alignment_problems import room
 
-    return room(0, 4, (WIDTH, HEIGHT))
+    return room(0, 4, (SIDE, SIDE))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def given(tmp_path) -> list[str]:
     checkpoint.save(tmp_path / "small.pth", saved)
     rng = np.random.default_rng(0)
     for number in range(4):
-        image = rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+        image = rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)
         (tmp_path / "images").mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / "images" / f"photo{number}.png"), image)
     paths = [str(tmp_path / name) for name in ("images", "out", "small.pth")]
