@@ -20,7 +20,6 @@ Progress = Callable[[str, float], None]
 
 # Where the parts of the work begin, as fractions of the whole on a CPU.
 _ALIGNMENT_BEGINS, _MAPS_BEGIN = 0.7, 0.95
-_LEAST_TOLERANCE = 0.001
 
 
 def reconstruct(
@@ -95,8 +94,7 @@ def reconstruct(
     )
     report("fusing depth maps", _MAPS_BEGIN, 1.0)
     if clean:
-        # Closer than their own noise, points contradict nobody.
-        scene = scene.clean_pointcloud(tol=max(_LEAST_TOLERANCE, 2 * scene.depth_noise))
+        scene = scene.clean_pointcloud(tol=scene.clean_tolerance)
     if sky:
         scene = scene.mask_sky()
     result = Reconstruction.from_scene(scene, notes)

@@ -18,7 +18,7 @@ DISTANCES = ("dot", "l2")
 # Keys that share one largest score.
 _GROUP = 128
 # Queries x keys of one product: on a CPU the scores stay in the caches, a GPU is kept busy.
-_TILES = {"cpu": (512, 2048), "cuda": (8192, 16384)}
+_TILES = {"cpu": (1024, 1024), "cuda": (8192, 16384)}
 # With more close groups than this (keys that are all alike) a query is compared with every key.
 _MOST_CLOSE_GROUPS = 16
 _PAIRS_AT_A_TIME = 4096

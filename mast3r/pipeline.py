@@ -1,23 +1,19 @@
 """From loaded images to a sparsely aligned reconstruction in one call, and its scene graph."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from dust3r.image_pairs import make_pairs
+from dust3r.image_pairs import make_pairs, pair_count
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.pipeline import Progress
 from dust3r.reconstruction import Reconstruction
 from mast3r.cloud_opt.sparse_ga import sparse_global_alignment
 from mast3r.matching import need_descriptors
 from mast3r.retrieval import Retrieval
-
-log = logging.getLogger(__name__)
-
-_LEAST_TOLERANCE = 0.001
 
 
 def reconstruct_sparse(
@@ -71,7 +67,7 @@ def reconstruct_sparse(
     need_descriptors(model)
     pairs = scene_pairs(model, images, scene_graph, device, batch_size, verbose)
     scene = sparse_global_alignment(
-        [view["source"].name for view in images],
+        images,
         pairs,
         cache_path,
         model,
@@ -87,8 +83,7 @@ def reconstruct_sparse(
     )
     report("depth maps", 0.95, 1.0)
     if clean:
-        # Closer than their own noise, points contradict nobody.
-        scene = scene.clean_pointcloud(tol=max(_LEAST_TOLERANCE, 2 * scene.depth_noise))
+        scene = scene.clean_pointcloud(tol=scene.clean_tolerance)
     if sky:
         scene = scene.mask_sky()
     result = Reconstruction.from_scene(scene)
@@ -107,6 +102,8 @@ def scene_pairs(
     """``make_pairs``, with the images' similarity where the graph is a retrieval graph."""
     similarity = None
     if scene_graph.startswith("retrieval"):
+        # Mistakes in the graph are to cost nothing: any similarity shows them.
+        pair_count(len(images), scene_graph, sim_mat=np.eye(len(images)))
         retrieval = Retrieval.build(
             model, images, device=device, batch_size=batch_size, verbose=verbose
         )

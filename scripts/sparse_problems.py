@@ -37,7 +37,7 @@ class KnownResults:
     ):
         self.edges = list(combinations(range(len(truth)), 2)) if edges is None else list(edges)
         height, width = truth.depths.shape[1:]
-        self.shapes = [(height, width)] * len(truth)
+        self.computed = 0
         self.views = [_view(n, height, width) for n in range(len(truth))]
         rng = np.random.default_rng(seed)
         geometry = [_geometry(truth, n) for n in range(len(truth))]

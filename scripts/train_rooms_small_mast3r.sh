@@ -4,7 +4,7 @@
 # GPU; killed, it goes on where it was.
 #   DATA, OUT   where the rooms of train_rooms_small.sh are, and checkpoints go
 #   PROCESSES   training processes (2)
-#   EPOCHS_112, EPOCHS_224   lengths of the two parts (10, 8)
+#   EPOCHS_112, EPOCHS_224   lengths of the two parts (10, 20)
 #   NORM        '?avg_dis' teaches metres, which the rooms are in; 'avg_dis' any scale ('?avg_dis')
 #   PRECISION   fp32, or bf16 where the machine has it (fp32)
 set -euo pipefail
@@ -24,7 +24,7 @@ TEST_LOSS="ConfLoss($REGRESSION, alpha=0.2) + MatchingLoss(APLoss(nq='torch'), n
 # At 112 pixels, crops around what both images show: nothing is lost on pixels without a match.
 train() { # resolution, correspondences, pairs an epoch, epochs, peak rate, where to start, crops
     torchrun --standalone --nproc_per_node="$PROCESSES" train.py --model "$MODEL" --pretrained "$6" \
-        --train_dataset "$3 @ ScanNetpp(split='all', ROOT='$DATA/train', resolution=$1, aug_crop=16, transform=ColorJitter, n_corres=$2, nneg=0.5, crop_around_corres=$7)" \
+        --train_dataset "$3 @ ScanNetpp(split='all', ROOT='$DATA/train', resolution=$1, aug_crop=16, transform=ColorJitter, n_corres=$2, nneg=0.25, crop_around_corres=$7)" \
         --test_dataset "64 @ ScanNetpp(split='all', ROOT='$DATA/test', resolution=$1, seed=777, n_corres=$2, nneg=0.5)" \
         --train_criterion "$LOSS" --test_criterion "$TEST_LOSS" \
         --batch_size $((4 / PROCESSES)) --epochs "$4" --lr "$5" --min_lr 1e-6 --grad_clip 1.0 \
@@ -32,6 +32,6 @@ train() { # resolution, correspondences, pairs an epoch, epochs, peak rate, wher
         --output_dir "$OUT/$1"
 }
 train 112 512 1600 "${EPOCHS_112:-10}" 6e-4 checkpoints/rooms_small.safetensors True
-train 224 1024 800 "${EPOCHS_224:-8}" 3e-4 "$OUT/112/checkpoint-final.pth" False
+train 224 2048 800 "${EPOCHS_224:-20}" 5e-4 "$OUT/112/checkpoint-final.pth" False
 
 python scripts/export_weights.py "$OUT/224/checkpoint-final.pth" checkpoints/rooms_small_mast3r.safetensors

@@ -15,6 +15,8 @@ from dust3r.cloud_opt.pinhole import Pinholes
 from dust3r.reconstruction import Source
 from dust3r.utils.geometry import depthmap_to_pts3d, geotrf
 
+_LEAST_TOLERANCE = 0.001
+
 
 class Scene:
     """Images in one world, with what is known of their cameras beforehand.
@@ -116,8 +118,11 @@ class Scene:
         """
         for n, focal in self._for_chosen(known_focals, msk, "focal"):
             focal = torch.as_tensor(focal, dtype=torch.float64).reshape(-1)
-            if not (focal > 0).all():
-                raise ValueError(f"the focal of image {n} is not positive: {focal.tolist()}")
+            if len(focal) not in (1, 2) or not ((focal > 0) & focal.isfinite()).all():
+                raise ValueError(
+                    f"the focal of image {n} is {focal.tolist()}: give one positive number of "
+                    "pixels, or two, (fx, fy)"
+                )
             self._pinholes.focals[n] = focal
             self._pinholes.fixed_focals[n] = True
         self._share(self._pinholes.focals, self._pinholes.fixed_focals, "focals")
@@ -126,7 +131,13 @@ class Scene:
         """Fix principal points (cx, cy) in pixels of the network's images, as focals are."""
         chosen = torch.zeros(self.n_imgs, dtype=torch.bool)
         for n, centre in self._for_chosen(known_pp, msk, "principal point"):
-            self._pinholes.centres[n] = torch.as_tensor(np.asarray(centre), dtype=torch.float64)
+            centre = torch.as_tensor(np.asarray(centre), dtype=torch.float64)
+            if centre.shape != (2,) or not centre.isfinite().all():
+                raise ValueError(
+                    f"the principal point of image {n} is {centre.tolist()}: give (cx, cy) in "
+                    "pixels of the network's image"
+                )
+            self._pinholes.centres[n] = centre
             chosen[n] = True
         self._share(self._pinholes.centres, chosen, "principal points")
         self._pinholes.fixed_centres[chosen] = True
@@ -198,7 +209,7 @@ class Scene:
         more than the fraction ``tol`` of depth, while that surface is more certain, gets at most
         the confidence ``max_bad_conf``; 0 makes it invalid.
         """
-        cleaned = copy.copy(self)
+        cleaned = self._copy()
         poses, intrinsics = self.get_im_poses(), self.get_intrinsics()
         points, depths = self.get_pts3d(), self.get_depthmaps()
         cleaned.im_conf = list(self.im_conf)
@@ -224,12 +235,28 @@ class Scene:
 
     def mask_sky(self) -> Scene:
         """A copy in which the sky has no confidence: bright or blue, smooth, from the top."""
-        masked = copy.copy(self)
+        masked = self._copy()
         masked.im_conf = [
             torch.where(torch.from_numpy(sky_of(image)), 0.0, conf)
             for image, conf in zip(self.imgs, self.im_conf, strict=True)
         ]
         return masked
+
+    @property
+    def clean_tolerance(self) -> float:
+        """A ``tol`` for ``clean_pointcloud`` of an aligned scene, by its ``depth_noise``.
+
+        Closer than their own noise, points contradict nobody.
+        """
+        return max(_LEAST_TOLERANCE, 2 * self.depth_noise)
+
+    def _copy(self) -> Scene:
+        """One whose presets and confidences are its own."""
+        copied = copy.copy(self)
+        copied._known_poses, copied._fixed_poses, copied._pinholes = copy.deepcopy(
+            (self._known_poses, self._fixed_poses, self._pinholes)
+        )
+        return copied
 
     def _share(self, values: Tensor, known: Tensor, what: str) -> None:
         """Give what is known of some images of a shared camera to all of them, in place."""
@@ -246,7 +273,13 @@ class Scene:
     def _for_chosen(self, values: Sequence, chosen: Any, what: str) -> list[tuple[int, Any]]:
         numbers = np.arange(self.n_imgs)
         if chosen is not None:
-            numbers = np.atleast_1d(numbers[np.asarray(chosen)])
+            try:
+                numbers = np.atleast_1d(numbers[np.asarray(chosen)])
+            except IndexError:
+                raise ValueError(
+                    f"{chosen} chooses none of the {self.n_imgs} images of this scene: give a mask "
+                    "of so many, or numbers from 0; they count the images in scene.image_ids"
+                ) from None
         if len(values) != len(numbers):
             raise ValueError(
                 f"{len(values)} known {what}(s) were given for {len(numbers)} image(s): give one "

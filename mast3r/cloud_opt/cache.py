@@ -7,12 +7,12 @@ folder, under any image name, and in any other scene; and never for other images
 import errno
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -49,15 +49,19 @@ class ForwardResult:
     match_confidence: Tensor
 
     def packed(self) -> dict[str, Tensor]:
-        """As stored: half precision, the points in units of their median distance."""
+        """As stored: half precision, the points in units of their median distance.
+
+        Points beyond what this holds are stored as infinite, which is what counts as unknown.
+        """
         size = self.points.norm(dim=-1)
         good = size.isfinite() & (size > 0)
         unit = size[good].median() if good.any() else torch.tensor(1.0)
         most = torch.finfo(torch.float16).max
+        confidence = self.confidence.clamp(-most, most)
         return {
-            "points": (self.points / unit).clamp(-most, most).half(),
+            "points": (self.points / unit).half(),
             "unit": unit.float().reshape(1),
-            "confidence": self.confidence.clamp(-most, most).half(),
+            "confidence": torch.where(self.confidence.isinf(), torch.inf, confidence).half(),
             "pixels": self.pixels.to(torch.int16),
             "match_confidence": self.match_confidence.float(),
         }
@@ -104,7 +108,7 @@ class ForwardCache:
 
     def __init__(self, folder: str | Path, model: nn.Module, settings: Mapping[str, Any]):
         described = {"version": _VERSION, **_plain_settings(model), **settings}
-        name = _digest(repr(sorted(described.items())).encode(), *_weights(model))
+        name = _digest(chain([repr(sorted(described.items())).encode()], _weights(model)))
         self.folder = Path(folder) / name
         with _explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +162,7 @@ def image_key(view: Mapping[str, Any]) -> str:
     mask = view.get("mask")
     if mask is not None:
         parts.append(_bytes(torch.as_tensor(mask).bool()))
-    return _digest(*parts)
+    return _digest(parts)
 
 
 class _explained:
@@ -186,19 +190,19 @@ class _explained:
 def _plain_settings(model: nn.Module) -> dict[str, Any]:
     """What of a model decides on its results and is no weight, such as ``depth_mode``."""
     plain = (bool, int, float, str, tuple, type(None))
-    settings = {
-        name: value
-        for name, value in vars(model).items()
+    return {
+        f"{place}.{name}": value
+        for place, module in model.named_modules()
+        for name, value in [("class", type(module).__name__), *vars(module).items()]
         if not name.startswith("_") and name != "training" and isinstance(value, plain)
     }
-    return {"class": type(model).__name__, **settings}
 
 
-def _weights(model: nn.Module) -> list[bytes]:
-    parts = []
+def _weights(model: nn.Module) -> Iterator[bytes | memoryview]:
+    """One by one: all weights of a GPU at once may not fit into the host."""
     for name, tensor in sorted(model.state_dict().items()):
-        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), _bytes(tensor)]
-    return parts
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        yield _bytes(tensor)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -206,7 +210,7 @@ def _bytes(tensor: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
 
 
-def _digest(*parts: bytes | memoryview | np.ndarray) -> str:
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))

@@ -41,7 +41,8 @@ class Canonical:
 def canonical_of(results: Sequence[ForwardResult], mask: Tensor, centre: Tensor) -> Canonical:
     """Robust mean of the pointmaps of passes that all have the image as their first.
 
-    Passes agree up to scale, which is taken out by the median ratio of depths to the first one.
+    Passes agree up to scale, which is taken out by the median ratio of depths to the first one that
+    has any.
 
     Args:
         mask: (H, W) bool, pixels that are used.
@@ -55,8 +56,9 @@ def canonical_of(results: Sequence[ForwardResult], mask: Tensor, centre: Tensor)
     good &= maps[..., 2] > 0
     votes = torch.where(good, votes, 0.0)
     maps = torch.where(good[..., None], maps, 0.0)
-    both = votes * votes[:1]
-    ratios = torch.where(both > 0, maps[:1, :, 2] / maps[..., 2].clamp_min(1e-9), 1.0)
+    first = int(good.any(1).to(torch.uint8).argmax())
+    both = votes * votes[first]
+    ratios = torch.where(both > 0, maps[first, :, 2] / maps[..., 2].clamp_min(1e-9), 1.0)
     scales = weighted_median(ratios, both)
     # The mean over passes: none is to set the scale alone.
     scales = scales / scales.clamp_min(1e-9).log().mean().exp()

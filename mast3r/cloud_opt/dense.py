@@ -25,7 +25,7 @@ _MOST_NEIGHBOURS = 8
 @dataclass(frozen=True)
 class DenseMaps:
     """Depth (H, W) of every image in scene units, 0 where unknown, and its standard deviation,
-    infinite where depth is not to be shown."""
+    0 there as well; infinite where depth is known but not to be shown."""
 
     depths: list[Tensor]
     deviations: list[Tensor]
@@ -101,7 +101,7 @@ def _fused(
     for n, depth in enumerate(depths):
         height, width = depth.shape
         rays = state.pinholes.rays(n, pixel_grid(height, width).view(height, width, 2))
-        tried = depth * (1 + noise * offsets)[:, None, None]
+        tried = depth * (noise * offsets).exp()[:, None, None]
         world = geotrf(poses[n], tried[..., None] * rays.float())
         distance = (depth / tried - 1).nan_to_num().clamp(-limit, limit)
         votes = canonicals[n].confidence.clamp_min(1).log().expand_as(distance).clone()

@@ -89,7 +89,7 @@ def verified_matches(
     sizes = torch.tensor([*masks[0].shape[::-1], *masks[1].shape[::-1]])
     inside = ((pixels >= 0) & (pixels < sizes)).all(1)
     pixels, confidence = pixels[inside], confidence[inside]
-    kept = confidence >= threshold
+    kept = (confidence >= threshold) & confidence.isfinite()
     kept &= masks[0][pixels[:, 1], pixels[:, 0]] & masks[1][pixels[:, 3], pixels[:, 2]]
     pixels, confidence = _without_repeats(pixels[kept], confidence[kept])
     agree = agreeing(pixels[:, :2].numpy(), pixels[:, 2:].numpy(), _PIXELS_OFF * int(sizes.max()))

@@ -28,7 +28,13 @@ from mast3r.cloud_opt.bundle import SLOTS, Bundle, BundleState
 from mast3r.cloud_opt.canonical import Canonical, Cells, canonical_of
 from mast3r.cloud_opt.coarse import Coarse
 from mast3r.cloud_opt.dense import DEPTHS, DenseMaps, dense_maps
-from mast3r.cloud_opt.forward import ForwardResults, View, forward_results
+from mast3r.cloud_opt.forward import (
+    ForwardResults,
+    View,
+    forward_results,
+    images_of,
+    masks_of,
+)
 from mast3r.cloud_opt.matched import PairMatches, parts_of, verified_matches
 
 log = logging.getLogger(__name__)
@@ -47,13 +53,16 @@ class SparseScene(Scene):
         results: forward results of the pairs.
         matching_conf_thr: least confidence of a match.
         anchor_size: pixels of the side of a cell, whose depth is one unknown.
-        options: of ``dust3r.cloud_opt.scene.Scene``.
+        min_conf_thr, shared_intrinsics, verbose: as of ``dust3r.cloud_opt.scene.Scene``, whose
+            other options sparse alignment does not have: principal points stay where they are, and
+            an image has one focal.
 
     Attributes:
         matches: verified, of the pairs among the images that are kept.
 
     Raises:
-        ValueError: no two images share enough matches.
+        ValueError: no two images share enough matches, a mask covers a whole image, or a shared
+            camera has images of many sizes.
     """
 
     def __init__(
@@ -62,15 +71,11 @@ class SparseScene(Scene):
         *,
         matching_conf_thr: float = 0.0,
         anchor_size: int = 8,
-        **options: Any,
+        min_conf_thr: float = 3.0,
+        shared_intrinsics: bool = False,
+        verbose: bool = True,
     ):
-        masks = [_mask_of(view) for view in results.views]
-        for mask, view in zip(masks, results.views, strict=True):
-            if not mask.any():
-                raise ValueError(
-                    f"the mask of {view['source'].name} covers all of it: leave the image out, or "
-                    "mend the mask (nonzero pixels are used, zero ones are not)"
-                )
+        masks = masks_of(results.views)
         canonicals = _canonicals(results, masks)
         known = [one.depth > 0 for one in canonicals]
         found = []
@@ -94,7 +99,9 @@ class SparseScene(Scene):
             [masks[n] for n in kept],
             [pair.edge for pair in self.matches],
             notes,
-            **options,
+            min_conf_thr=min_conf_thr,
+            shared_intrinsics=shared_intrinsics,
+            verbose=verbose,
         )
         self._canonicals = [canonicals[n] for n in kept]
         self._cells = [Cells.of(shape, anchor_size) for shape in self.imshapes]
@@ -130,10 +137,7 @@ class SparseScene(Scene):
         Raises:
             ValueError: another ``depth``, or negative numbers of steps.
         """
-        if depth not in DEPTHS:
-            raise ValueError(f"depth={depth!r} is none of {DEPTHS}")
-        if min(niter1, niter2) < 0:
-            raise ValueError(f"niter1={niter1} and niter2={niter2} must be 0 or more")
+        _check(niter1, niter2, depth)
         pinholes = self._first_focals()
         points = [
             one.depth[..., None] * pinholes.rays(n, pixel_grid(*shape).view(*shape, 2)).float()
@@ -155,9 +159,9 @@ class SparseScene(Scene):
 
         cameras, kernel = coarse.align(cameras, free[:, :7], niter1, part(0.0, 0.3, niter1))
         # The residual is the difference of two maps.
-        self.depth_noise = max(_LEAST_SPREAD, kernel.depth_spread / 2**0.5)
+        noise = max(_LEAST_SPREAD, kernel.depth_spread / 2**0.5)
         depths = [one.depth for one in self._canonicals]
-        bundle = Bundle(self.matches, depths, self._cells, pinholes.focals, self.depth_noise)
+        bundle = Bundle(self.matches, depths, self._cells, pinholes.focals, noise)
         state = bundle.start(cameras, pinholes)
         if niter2:
             state = bundle.refine(state, free, niter2, opt_depth, part(0.3, 0.9, niter2))
@@ -167,6 +171,12 @@ class SparseScene(Scene):
         if progress is not None:
             progress(1.0)
         return bundle.spread(state).pixels
+
+    @property
+    def depth_noise(self) -> float:
+        """Standard deviation of an image's canonical depth, relative to it."""
+        self._aligned()
+        return self._bundle.precision**-0.5
 
     def get_im_poses(self) -> Tensor:
         return rigid_of(self._aligned().cameras).float()
@@ -202,7 +212,7 @@ class SparseScene(Scene):
         Args:
             clean_depth: give points that stand in front of what other cameras saw no confidence.
         """
-        scene = self.clean_pointcloud(tol=max(0.001, 2 * self.depth_noise)) if clean_depth else self
+        scene = self.clean_pointcloud(tol=self.clean_tolerance) if clean_depth else self
         points = [one.flatten(0, 1) for one in scene.get_pts3d()]
         return points, [one.flatten() for one in scene.get_depthmaps()], scene.get_conf()
 
@@ -270,9 +280,9 @@ def sparse_global_alignment(
     niter2: int = 100,
     lr1: float | None = None,
     lr2: float | None = None,
+    min_conf_thr: float = 3.0,
     verbose: bool = True,
     progress: Progress | None = None,
-    **options: Any,
 ) -> SparseScene:
     """The aligned scene of pairs of images.
 
@@ -285,23 +295,24 @@ def sparse_global_alignment(
         subsample: pixels between seeds of matches, and the side of cells of one depth.
         device: of the network; the model's own where None.
         batch_size: pairs at a time; halved by itself where memory ends.
-        matching_conf_thr, shared_intrinsics, opt_depth, depth, niter1, niter2: as ``SparseScene``
-            and its ``compute_global_alignment``.
+        matching_conf_thr, shared_intrinsics, min_conf_thr, opt_depth, depth, niter1, niter2: as
+            ``SparseScene`` and its ``compute_global_alignment``.
         lr1, lr2: of the published gradient descent. Accepted and not used: second-order steps find
             their own length.
         verbose: show progress bars.
         progress: called with the fraction that is done.
-        options: of ``dust3r.cloud_opt.scene.Scene``.
 
     Raises:
-        ValueError: no pairs, a model without descriptors, or no two images that share enough
-            matches.
+        ValueError: no pairs, a model without descriptors, impossible settings, or what
+            ``SparseScene`` raises.
         mast3r.cloud_opt.cache.CacheError: the cache folder cannot be written.
     """
 
     def part(begin: float, end: float) -> Progress:
         return lambda done: progress(begin + (end - begin) * done) if progress else None
 
+    # Before the network works for minutes.
+    _check(niter1, niter2, depth)
     views, edges = images_of(pairs_in)
     with tempfile.TemporaryDirectory() as passing:
         results = forward_results(
@@ -319,31 +330,19 @@ def sparse_global_alignment(
             results,
             matching_conf_thr=matching_conf_thr,
             anchor_size=subsample,
+            min_conf_thr=min_conf_thr,
             shared_intrinsics=shared_intrinsics,
             verbose=verbose,
-            **options,
         )
     scene.compute_global_alignment(niter1, niter2, opt_depth, depth, part(0.75, 1.0))
     return scene
 
 
-def images_of(pairs: Sequence[tuple[View, View]]) -> tuple[list[View], list[tuple[int, int]]]:
-    """Distinct views in the order of their ``idx``, and pairs of places i < j among them."""
-    if not pairs:
-        raise ValueError("there are no pairs: make some with dust3r.image_pairs.make_pairs")
-    views = {int(view["idx"]): view for pair in pairs for view in pair}
-    place = {name: n for n, name in enumerate(sorted(views))}
-    edges = {tuple(sorted(place[int(view["idx"])] for view in pair)) for pair in pairs}
-    return [views[name] for name in sorted(views)], sorted(
-        edge for edge in edges if len(set(edge)) == 2
-    )
-
-
-def _mask_of(view: View) -> Tensor:
-    shape = tuple(view["img"].shape[-2:])
-    if view.get("mask") is None:
-        return torch.ones(shape, dtype=torch.bool)
-    return torch.as_tensor(view["mask"]).reshape(shape).bool()
+def _check(niter1: int, niter2: int, depth: str) -> None:
+    if depth not in DEPTHS:
+        raise ValueError(f"depth={depth!r} is none of {DEPTHS}")
+    if min(niter1, niter2) < 0:
+        raise ValueError(f"niter1={niter1} and niter2={niter2} must be 0 or more")
 
 
 def _canonicals(results: ForwardResults, masks: Sequence[Tensor]) -> list[Canonical]:

@@ -160,12 +160,32 @@ def test_presets_that_cannot_be(problem):
         scene.preset_pose([torch.eye(4)[:3]], [1])
     with pytest.raises(ValueError, match="no rigid"):
         scene.preset_pose([torch.zeros(7)], [1])
-    with pytest.raises(ValueError, match="not positive"):
+    with pytest.raises(ValueError, match="give one positive number"):
         scene.preset_focal([0.0], [1])
-    with pytest.raises(ValueError, match="not positive"):
+    with pytest.raises(ValueError, match="give one positive number"):
         scene.preset_focal([float("nan")], [1])
     with pytest.raises(ValueError, match=r"\(3, 3\), not \(4, 4\)"):
         scene.preset_intrinsics([torch.eye(4)] * 4)
     with pytest.raises(ValueError, match=r"images \[0, 1, 3\] have none"):
         scene.preset_pose([torch.eye(4)], [2])
         scene.compute_global_alignment(init="known_poses")
+
+
+def test_presets_of_no_sense_are_explained(problem):
+    scene = problem().aligner()
+    for call, said in (
+        (lambda: scene.preset_focal([torch.inf] * 4), "give one positive number"),
+        (lambda: scene.preset_focal([(1.0, 2.0, 3.0)] * 4), "give one positive number"),
+        (lambda: scene.preset_principal_point([3.0] * 4), "give \\(cx, cy\\)"),
+        (lambda: scene.preset_principal_point([(torch.nan, 3.0)] * 4), "give \\(cx, cy\\)"),
+        (lambda: scene.preset_focal([45.0], [17]), "chooses none of the 4 images"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+def test_presets_of_a_cleaned_copy_are_its_own(problem):
+    scene = problem().aligned()
+    cleaned = scene.clean_pointcloud()
+    cleaned.preset_focal([99.0] * 4)
+    assert (scene.get_focals() < 50).all()

@@ -1,6 +1,7 @@
 """Forward results on disk: found again when they may be, never when they may not."""
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 import numpy as np
@@ -22,6 +23,7 @@ class Network(nn.Module):
 
     landscape_only = False
     patch_size = 16
+    desc_dim = 4
 
     def __init__(self, weight=1.0, depth=2.0):
         super().__init__()
@@ -159,6 +161,20 @@ def test_a_folder_that_is_a_file(tmp_path):
         run(tmp_path / "file", Network())
 
 
+def test_what_is_not_finite_or_too_large_to_store_is_not_finite_when_read():
+    points = torch.ones(*SHAPE, 3)
+    points[0, 0], points[0, 1], points[0, 2, 0] = torch.inf, torch.nan, 1e6
+    confidence = torch.full(SHAPE, 2.0)
+    confidence[1, :3] = torch.tensor([torch.inf, torch.nan, 1e6])
+    one = ForwardResult(points, confidence, torch.zeros(0, 4).long(), torch.zeros(0))
+    back = ForwardResult.unpacked(one.packed(), SHAPE)
+    assert not back.points[0, :3].isfinite().all(-1).any()
+    assert back.points[1:].isfinite().all()
+    # A confidence that is only too large is as large as can be.
+    assert back.confidence[1, :3].isfinite().tolist() == [False, False, True]
+    assert back.confidence[1, 2] > 60000
+
+
 def test_stored_values_are_close_whatever_their_unit():
     generator = torch.Generator().manual_seed(0)
     for unit in (1e-4, 1.0, 1e6):
@@ -190,17 +206,65 @@ def test_spoilt_contents_are_refused(spoilt):
 
 
 def test_a_model_without_descriptors_says_so(tmp_path):
-    network = Network()
+    class Bare(Network):
+        desc_dim = 0
 
-    def bare(*inputs):
-        return tuple(
-            {k: v for k, v in one.items() if "desc" not in k}
-            for one in Network.predict(network, *inputs)
-        )
+        def encode_image(self, image, true_shape):
+            raise AssertionError("the network worked before the model was looked at")
 
-    network.predict = bare
     with pytest.raises(ValueError, match="no descriptors"):
-        run(tmp_path, network)
+        run(tmp_path, Bare())
+
+
+@pytest.mark.parametrize("rows", [8, SHAPE[0]])
+def test_descriptors_that_are_not_finite_do_not_match(tmp_path, caplog, rows):
+    class Broken(Network):
+        def predict(self, *inputs):
+            first, second = super().predict(*inputs)
+            first["desc"][:, :rows] = torch.nan
+            return first, second
+
+    images = [views(1)[0] | {"idx": n} for n in range(2)]
+    pixels = run(tmp_path, Broken(), images).get(0, 1).pixels
+    assert (len(pixels) > 0) == (rows < SHAPE[0])
+    assert (pixels[:, 1] >= rows).all()
+    assert "not finite" in caplog.text
+
+
+@pytest.mark.parametrize("subsample", [0, SHAPE[0] + 1])
+def test_an_impossible_spacing_of_seeds(tmp_path, subsample):
+    network = Network()
+    with pytest.raises(ValueError, match=f"subsample={subsample} must be from 1 to {SHAPE[0]}"):
+        run(tmp_path, network, subsample=subsample)
+    assert not network.passes
+
+
+def test_a_mask_that_covers_all_is_named_before_the_network_works(tmp_path):
+    network, images = Network(), views()
+    images[1]["mask"] = torch.zeros(1, *SHAPE, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"mask of 1\.png covers all"):
+        run(tmp_path, network, images)
+    assert not network.passes
+
+
+def test_one_image_twice(tmp_path):
+    """Its passes have one name, and are of one content."""
+    images = views(2)
+    images += [images[0] | {"idx": 2, "instance": "2"}]
+    results = run(tmp_path, Network(), images)
+    own, other = results.get(0, 2), results.get(1, 2)
+    assert (own.pixels[:, :2] == own.pixels[:, 2:]).all()
+    assert torch.equal(other.pixels, results.get(1, 0).pixels)
+    assert run(tmp_path, Network(), images).computed == 0
+
+
+def test_two_runs_at_once_in_one_folder(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: run(tmp_path, Network()), range(4)))
+    one = runs[0].get(0, 1)
+    for other in runs[1:]:
+        assert torch.equal(other.get(0, 1).pixels, one.pixels)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 6
 
 
 def test_keys_do_not_depend_on_where_tensors_are(tmp_path):

@@ -178,8 +178,9 @@ def test_masked_pixels_do_not_match(results):
 
 def test_getters_before_the_alignment_say_what_to_call(noisy):
     scene = SparseScene(noisy, verbose=False)
-    with pytest.raises(RuntimeError, match="compute_global_alignment"):
-        scene.get_depthmaps()
+    for getter in (scene.get_depthmaps, scene.get_dense_pts3d, lambda: scene.depth_noise):
+        with pytest.raises(RuntimeError, match="compute_global_alignment"):
+            getter()
 
 
 @pytest.mark.parametrize(
@@ -202,8 +203,41 @@ def test_no_pairs_is_an_error():
         sparse_global_alignment([], [], None, None)
 
 
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [({"depth": "nice"}, ValueError), ({"niter1": -1}, ValueError), ({"niter": 9}, TypeError)],
+)
+def test_impossible_settings_cost_no_pass_of_the_network(settings, error):
+    view = {"idx": 0, "img": torch.zeros(1, 3, 32, 32)}
+    pairs = [(view, view | {"idx": 1})]
+    with pytest.raises(error, match=next(iter(settings))):
+        sparse_global_alignment([], pairs, None, None, **settings)
+
+
+@pytest.mark.parametrize("option", ["optimize_pp", "fx_and_fy"])
+def test_options_that_would_do_nothing_are_refused(noisy, option):
+    with pytest.raises(TypeError, match=option):
+        SparseScene(noisy, **{option: True})
+
+
+def test_images_that_share_a_number_are_refused():
+    views = [{"idx": 0, "img": torch.full((1, 3, 32, 32), float(n))} for n in range(2)]
+    with pytest.raises(ValueError, match="two different images have the idx 0"):
+        images_of([(views[0], views[1])])
+    again = views[0] | {"img": views[0]["img"].clone()}
+    assert len(images_of([(views[0], again)])[0]) == 1
+
+
+def test_views_without_a_source_are_their_own_originals():
+    views = [{"idx": n, "img": torch.zeros(1, 3, 32, 48)} for n in (3, 4)]
+    found, _ = images_of([tuple(views)])
+    assert [view["source"].name for view in found] == ["image_003.png", "image_004.png"]
+    assert found[0]["source"].size == (48, 32)
+    assert np.array_equal(found[0]["source"].to_original, np.eye(3))
+
+
 def test_images_of_pairs_are_ordered_and_distinct():
-    views = [{"idx": n} for n in range(3)]
+    views = [{"idx": n, "img": torch.zeros(1, 3, 32, 32)} for n in range(3)]
     found, edges = images_of([(views[2], views[0]), (views[0], views[2]), (views[1], views[2])])
     assert [view["idx"] for view in found] == [0, 1, 2]
     assert edges == [(0, 2), (1, 2)]
