@@ -224,19 +224,25 @@ class Regr3D(Criterion):
         """Second step: remove what the loss is invariant to."""
         if self.norm_mode is None:
             return pair
-        true_length = self.norm_mode.length(pair.truth, pair.valid)
-        if self.opt_fit_gt:
-            fit = fitted_scale(pair.predicted, pair.truth, pair.valid)
-            predicted_length = true_length / fit
-        else:
-            predicted_length = self.norm_mode.length(pair.predicted, pair.valid)
-        predicted_length = torch.where(pair.metric, true_length, predicted_length)
+        true_length, predicted_length = self.lengths(pair)
         return replace(
             pair,
             truth=pair.truth / true_length,
             predicted=pair.predicted / predicted_length,
             unit=pair.unit * true_length,
         )
+
+    def lengths(self, pair: PointmapPair) -> tuple[Tensor, Tensor]:
+        """What truth and prediction are divided by to be compared, (B,1,1) each."""
+        if self.norm_mode is None:
+            return torch.ones_like(pair.unit), torch.ones_like(pair.unit)
+        true_length = self.norm_mode.length(pair.truth, pair.valid)
+        if self.opt_fit_gt:
+            fit = fitted_scale(pair.predicted, pair.truth, pair.valid)
+            predicted_length = true_length / fit
+        else:
+            predicted_length = self.norm_mode.length(pair.predicted, pair.valid)
+        return true_length, torch.where(pair.metric, true_length, predicted_length)
 
     def distances(self, pair: PointmapPair) -> Tensor:
         """Third step: loss of every point (B,N); what it says of invalid ones is ignored."""

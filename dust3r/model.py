@@ -212,8 +212,8 @@ class AsymmetricCroCo3DStereo(
             true_shape1, true_shape2: (B, 2), upright (height, width).
         """
         layers1, layers2 = self.decode(*features1, *features2)
-        prediction1 = self._run_head(self.downstream_head1, layers1, true_shape1)
-        prediction2 = self._run_head(self.downstream_head2, layers2, true_shape2)
+        prediction1 = self.run_head(self.downstream_head1, layers1, true_shape1)
+        prediction2 = self.run_head(self.downstream_head2, layers2, true_shape2)
         prediction2["pts3d_in_other_view"] = prediction2.pop("pts3d")
         return prediction1, prediction2
 
@@ -258,9 +258,10 @@ class AsymmetricCroCo3DStereo(
         layers1[-1], layers2[-1] = self.dec_norm(x1), self.dec_norm(x2)
         return layers1, layers2
 
-    def _run_head(
+    def run_head(
         self, head: nn.Module, layers: list[Tensor], true_shape: Tensor
     ) -> dict[str, Tensor]:
+        """One head's prediction from a decoder's layers, of images of ``true_shape`` (B, 2)."""
         if not self.landscape_only:
             if (true_shape != true_shape[:1]).any():
                 raise ValueError(

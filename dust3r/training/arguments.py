@@ -49,7 +49,7 @@ def _what(group: argparse._ArgumentGroup) -> None:
 
 
 def _uncertainty(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--uq_mode", default=None, help="geom, feat, or none")
+    group.add_argument("--uq_mode", default=None, help="geom, feat, xyz, hetero_xyz, or none")
     group.add_argument("--phase", type=int, default=None, help="1 or 2, of --uq_mode feat")
     group.add_argument("--lambda_uq", type=float, default=1.0, help="weight of GeoUQ's loss")
     group.add_argument(
@@ -75,6 +75,30 @@ def _uncertainty(group: argparse._ArgumentGroup) -> None:
         choices=("linear", "log"),
         default="linear",
         help="compare variances (as published) or their logarithms",
+    )
+    group.add_argument(
+        "--lambda_uq_xyz", type=float, default=1.0, help="weight of the loss of --uq_mode xyz"
+    )
+    group.add_argument(
+        "--lambda_evi_xyz", type=float, default=1e-3, help="weight of the evidence penalty in it"
+    )
+    group.add_argument(
+        "--lambda_hetero_xyz",
+        type=float,
+        default=1.0,
+        help="weight of the loss of --uq_mode hetero_xyz",
+    )
+    group.add_argument(
+        "--lambda_gate_tv",
+        type=float,
+        default=0.0,
+        help="weight of the gate's total variation, of heads that end in +residual_gated",
+    )
+    group.add_argument(
+        "--gate_tv_warmup_steps",
+        type=int,
+        default=0,
+        help="batches over which that weight grows from 0",
     )
     group.add_argument(
         "--uq_lr_scale",

@@ -113,6 +113,7 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
         log.info(
             "resumed from %s: epoch %d, batch %d", resume_from, progress.epoch, progress.epoch_step
         )
+    stage_run.follow(progress)
     if args.compile:
         model.compile_layers()
     run = Run(
@@ -331,6 +332,11 @@ def loss_weights(args: argparse.Namespace) -> LossWeights:
         mean_distill=args.lambda_mean_distill,
         var_distill=args.lambda_var_distill,
         var_distill_space=args.var_distill,
+        uq_xyz=args.lambda_uq_xyz,
+        evi_xyz=args.lambda_evi_xyz,
+        hetero_xyz=args.lambda_hetero_xyz,
+        gate_tv=args.lambda_gate_tv,
+        gate_tv_warmup_steps=args.gate_tv_warmup_steps,
     )
 
 

@@ -17,9 +17,10 @@ class NormalInverseGamma:
     """Evidence about one scalar per pixel (Amini et al., Deep Evidential Regression, 2020).
 
     The scalar is Gaussian with unknown mean and variance, whose joint prior is NIG(gamma, nu,
-    alpha, beta) (their eq. 4 and 5). All four have one shape, (B,1,H,W) for depth maps, with nu and
-    beta above 0 and alpha above 1. Half precisions are widened to float32 on entry, because alpha
-    is told from 1 by ``EPSILON``, which they cannot represent; float64 stays.
+    alpha, beta) (their eq. 4 and 5). All four have one shape, (B,1,H,W) for depth maps, (B,3,H,W)
+    for the coordinates of points, each a scalar for itself, with nu and beta above 0 and alpha
+    above 1. Half precisions are widened to float32 on entry, because alpha is told from 1 by
+    ``EPSILON``, which they cannot represent; float64 stays.
 
     gamma has the unit of the scalar, beta and the variances its square; nu and alpha count virtual
     observations.
@@ -32,9 +33,7 @@ class NormalInverseGamma:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value.dtype in (torch.float16, torch.bfloat16):
-                object.__setattr__(self, field.name, value.float())
+            object.__setattr__(self, field.name, widened(getattr(self, field.name)))
 
     @classmethod
     def from_raw(cls, raw: Tensor) -> "NormalInverseGamma":
@@ -51,10 +50,26 @@ class NormalInverseGamma:
                 f"an evidential head gives (B, 4, H, W), gamma, nu, alpha and beta; these are "
                 f"{tuple(raw.shape)}"
             )
-        gamma, *positive = (raw if raw.dtype == torch.float64 else raw.float()).split(1, dim=1)
-        nu, alpha, beta = (F.softplus(channel) for channel in positive)
+        gamma, evidence = widened(raw).split((1, 3), dim=1)
+        return cls.from_evidence(gamma, evidence)
+
+    @classmethod
+    def from_evidence(cls, mean: Tensor, raw: Tensor) -> "NormalInverseGamma":
+        """About each of C channels of ``mean`` (B,C,H,W), from a head's channels (B,3C,H,W).
+
+        First nu of every channel, then alpha, then beta, activated as in ``from_raw``.
+
+        Raises:
+            ValueError: not three channels of evidence for each of the mean.
+        """
+        if raw.shape[1] != 3 * mean.shape[1]:
+            raise ValueError(
+                f"evidence about a mean {tuple(mean.shape)} has three channels for each of its "
+                f"own, nu, alpha and beta; this one is {tuple(raw.shape)}"
+            )
+        nu, alpha, beta = F.softplus(widened(raw)).chunk(3, dim=1)
         # The order of the additions, as published, decides the last digits of alpha - 1.
-        return cls(gamma, nu + EPSILON, alpha + 1 + EPSILON, beta + EPSILON)
+        return cls(widened(mean), nu + EPSILON, alpha + 1 + EPSILON, beta + EPSILON)
 
     @classmethod
     def from_prediction(cls, pred: Mapping[str, Tensor], suffix: str = "") -> "NormalInverseGamma":
@@ -100,7 +115,7 @@ class NormalInverseGamma:
         return (
             0.5 * (torch.pi * w / self.nu).log()
             + (self.alpha + 0.5) * x.log1p()
-            - _log_gamma_half_step(self.alpha)
+            - log_gamma_half_step(self.alpha)
         )
 
     def evidence_penalty(self, y: Tensor) -> Tensor:
@@ -120,6 +135,11 @@ class NormalInverseGamma:
         nu or alpha - 1 are about as small, this is less than aleatoric + epistemic.
         """
         return self.beta * (1 + self.nu) / (self.nu * self._surplus() + EPSILON)
+
+    @property
+    def total(self) -> Tensor:
+        """``variance``, as every distribution here calls it."""
+        return self.variance
 
     @property
     def aleatoric(self) -> Tensor:
@@ -147,7 +167,12 @@ class NormalInverseGamma:
         return y.to(self.gamma.dtype)
 
 
-def _log_gamma_half_step(alpha: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32 where it is of a half precision; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def log_gamma_half_step(alpha: Tensor) -> Tensor:
     """log Gamma(alpha + 1/2) - log Gamma(alpha) for alpha > 0.
 
     As a difference of two ``lgamma`` it loses every digit in float32 for large alpha. Instead,

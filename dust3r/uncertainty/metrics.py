@@ -62,7 +62,7 @@ class PredictiveNLL(Metric):
         return (self.total / self.count).float()
 
 
-class _Ranking(Metric):
+class PixelRanking(Metric):
     """Keeps all pixels; subclasses state what is computed from them."""
 
     is_differentiable = False
@@ -79,37 +79,38 @@ class _Ranking(Metric):
         self.error.append(error.detach().float().abs())
         self.uncertainty.append(uncertainty.detach().float())
 
-    def _pixels(self) -> tuple[Tensor, Tensor]:
+    def pixels(self) -> tuple[Tensor, Tensor]:
+        """Errors and uncertainties (n,) of all pixels so far."""
         if isinstance(self.error, list) and not self.error:
             return torch.empty(0, device=self.device), torch.empty(0, device=self.device)
         return dim_zero_cat(self.error), dim_zero_cat(self.uncertainty)
 
 
-class AUSE(_Ranking):
+class AUSE(PixelRanking):
     """Area under the sparsification error; see :func:`ause`."""
 
     higher_is_better = False
 
     def compute(self) -> Tensor:
-        return ause(*self._pixels())
+        return ause(*self.pixels())
 
 
-class AURC(_Ranking):
+class AURC(PixelRanking):
     """Area under the risk-coverage curve; see :func:`aurc`."""
 
     higher_is_better = False
 
     def compute(self) -> Tensor:
-        return aurc(*self._pixels())
+        return aurc(*self.pixels())
 
 
-class Spearman(_Ranking):
+class Spearman(PixelRanking):
     """Rank correlation of error and uncertainty; see :func:`spearman`."""
 
     higher_is_better = True
 
     def compute(self) -> Tensor:
-        return spearman(*self._pixels())
+        return spearman(*self.pixels())
 
 
 def ause(error: Tensor, uncertainty: Tensor) -> Tensor:

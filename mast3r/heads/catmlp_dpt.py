@@ -1,5 +1,7 @@
 """The MASt3R head: a DPT for geometry, an MLP on encoder and decoder tokens for descriptors."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +35,8 @@ class CatMlpDPT(PointmapDPT):
         self._start_alike()
 
     @classmethod
-    def build(cls, model: nn.Module) -> "CatMlpDPT":
+    def build(cls, model: nn.Module, **more: Any) -> "CatMlpDPT":
+        """The head for ``model``; ``more`` are arguments that models do not have."""
         return cls(
             enc_dim=model.enc_embed_dim,
             dec_dim=model.dec_embed_dim,
@@ -45,6 +48,7 @@ class CatMlpDPT(PointmapDPT):
             desc_dim=model.desc_dim,
             desc_conf_mode=model.desc_conf_mode if model.two_confs else None,
             desc_mlp_ratio=model.desc_mlp_ratio,
+            **more,
         )
 
     def start_as(self, other: "CatMlpDPT") -> None:

@@ -131,10 +131,18 @@ def test_batch_without_a_valid_pixel_has_zero_terms_and_zero_gradients():
     assert all(g is not None and (g == 0).all() for g in grads)
 
 
-@pytest.mark.parametrize("arguments", [("feat", 3), ("other", None), ("feat", 0)])
+@pytest.mark.parametrize("arguments", [("feat", 3), ("other", None), ("feat", 0), ("xyz", 2)])
 def test_unknown_stage_lists_the_known_ones(arguments):
     with pytest.raises(ValueError, match="--uq_mode feat --phase 2"):
         stage_name(*arguments)
+
+
+def test_what_a_model_keeps_frozen_stays_frozen():
+    net = model(freeze="encoder")
+    net.downstream_head1.depth_mean_head[0].bias.requires_grad_(False)
+    StageRun("feat, phase 1", net, no_criterion, LossWeights())
+    assert not net.downstream_head1.depth_mean_head[0].bias.requires_grad
+    assert net.downstream_head2.depth_mean_head[0].bias.requires_grad
 
 
 def test_missing_head_names_the_head_type_to_use():
@@ -157,4 +165,5 @@ def test_all_weights_zero_is_an_error():
 
 def test_every_stage_of_the_table_is_reachable():
     asked = [(None, None), ("geom", None), ("geom", None, True), ("feat", 1), ("feat", 2)]
+    asked += [("xyz", None), ("hetero_xyz", None)]
     assert {stage_name(*a) for a in asked} == set(STAGES)
