@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from dust3r.utils.geometry import geotrf
 
 if TYPE_CHECKING:
     from dust3r.cloud_opt.scene import Scene
+    from dust3r.uncertainty.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Reconstruction:
             clean-up took it away, or nothing was predicted.
         deviations: (H, W) float32 standard deviation of a point's depth each, in scene units; None
             where the model states none.
+        radii90: (H, W) float32 each: the true depth lies within so much of a point's with a
+            probability of 90%, in scene units; None where nothing was calibrated.
         notes: what the person who asked should know, such as images that were left out.
     """
 
@@ -63,6 +66,7 @@ class Reconstruction:
     valid: tuple[np.ndarray, ...]
     deviations: tuple[np.ndarray, ...] | None = None
     notes: tuple[str, ...] = ()
+    radii90: tuple[np.ndarray, ...] | None = None
 
     @classmethod
     def from_scene(cls, scene: Scene, notes: Sequence[str] = ()) -> Reconstruction:
@@ -83,6 +87,33 @@ class Reconstruction:
             deviations=None if deviations is None else arrays(deviations),
             notes=(*notes, *scene.notes),
         )
+
+    def calibrated(self, calibration: Calibration) -> Reconstruction:
+        """With ``radii90``; everything else stays as it is.
+
+        Calibrations are of what a model says of one pair. Where many pairs saw a pixel, its
+        deviation holds what they differ by as well; where the alignment put a camera is in neither.
+
+        Raises:
+            ValueError: no deviations are stated, or the calibration is of points, or goes by
+                metres, which the scene need not be in.
+        """
+        if self.deviations is None:
+            raise ValueError(
+                "the model states no deviations of depth, so there is nothing to calibrate; use "
+                "one whose head_type is dpt_uq or dpt_uq_feat"
+            )
+        if calibration.region != "interval" or calibration.binned_by == "sigma":
+            raise ValueError(
+                f"a calibration of a {calibration.region} with bins by {calibration.binned_by} "
+                "says nothing of depths in a scene's own unit; give one of intervals, without "
+                "bins or with bins by relative sigma"
+            )
+        radii = tuple(
+            calibration.radius(sigma, 0.9, depth=depth).astype(np.float32)
+            for sigma, depth in zip(self.deviations, self.depthmaps, strict=True)
+        )
+        return replace(self, radii90=radii)
 
     def __len__(self) -> int:
         return len(self.sources)

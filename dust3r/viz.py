@@ -16,6 +16,7 @@ from dust3r.datasets.combine import StereoDataset
 from dust3r.datasets.loader import StereoLoader
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.training import checkpoint
+from dust3r.uncertainty.calibration_file import AUTO, load_for
 from dust3r.uncertainty.evaluation import (
     Baselines,
     DepthEvaluator,
@@ -24,10 +25,17 @@ from dust3r.uncertainty.evaluation import (
     predict,
     thinning,
 )
+from dust3r.uncertainty.reliability import Reliability
 from dust3r.uncertainty.tables import markdown, summary_line, uncertainty_or_all
 from dust3r.utils.device import chosen_device
 from dust3r.utils.files import atomic_path
-from dust3r.utils.panels import pair_figure, summary_figure, take_sample
+from dust3r.utils.panels import (
+    calibrated_sample,
+    pair_figure,
+    reliability_figure,
+    summary_figure,
+    take_sample,
+)
 from dust3r.utils.plots import save_png
 from dust3r.utils.spec import DATASETS, MODELS, build
 
@@ -39,6 +47,7 @@ _LABEL = 48
 _DESCRIPTION = """\
 Depth, standard deviation and error of a checkpoint on a dataset: a PNG for each of some pairs, and
 summary.png, summary.json and summary.md over them, or with --all over all pairs of the dataset.
+With --calibration also calibration.png: what share of true depths lies within what was to hold it.
 """
 
 
@@ -68,6 +77,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--all", action="store_true", help="measure on all pairs of the dataset")
     add("--train_dataset", help="compare with its median depth, and with one variance fitted on it")
     add("--fit_samples", type=_count, default=100, help="pairs of it to fit on (%(default)s)")
+    add(
+        "--calibration",
+        metavar="FILE",
+        help="draw deviations as this file of evaluate.py calibrate mends them, and whether they "
+        f"hold what they should; {AUTO}: the file beside the checkpoint",
+    )
     add("--batch_size", type=_count, default=4, help="pairs at a time (%(default)s)")
     add("--num_workers", type=int, default=2, help="processes that load (%(default)s)")
     add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU where there is one")
@@ -88,6 +103,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     # Specifications first: a typo should not cost the time to read a large checkpoint.
     dataset = _dataset(args.dataset, "--dataset")
     train_dataset = _dataset(args.train_dataset, "--train_dataset") if args.train_dataset else None
+    reliability = None
+    if args.calibration is not None:
+        reliability = Reliability(load_for(args.calibration, args.ckpt))
     model, spec = load(args.ckpt, args.model, args.seed)
     baselines = None
     if train_dataset is not None:
@@ -95,14 +113,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         baselines = fit_baselines(model, loader, device)
 
     evaluator, samples = draw_samples(
-        model, _loader(dataset, args, args.num_samples), device, args.output_dir, baselines
+        model,
+        _loader(dataset, args, args.num_samples),
+        device,
+        args.output_dir,
+        baselines,
+        reliability,
     )
     if args.all:
         loader = _loader(dataset, args)
         evaluator = DepthEvaluator(baselines, thinning(loader))
+        reliability = None if reliability is None else Reliability(reliability.calibration)
         for views, predictions in predict(model, loader, device):
             evaluator.update(views, predictions)
+            if reliability is not None:
+                reliability.update(views, predictions)
     result = evaluator.result()
+    if reliability is not None:
+        result["calibration"] = _reliability(args, reliability)
     told = {"ckpt": str(args.ckpt), "model": spec, "dataset": args.dataset}
     told |= {"train_dataset": args.train_dataset, "seed": args.seed, "all": args.all}
     write_summary(args.output_dir, {**told, **result, "samples": samples}, evaluator)
@@ -154,8 +182,9 @@ def draw_samples(
     device: torch.device,
     output_dir: Path,
     baselines: Baselines | None = None,
+    reliability: Reliability | None = None,
 ) -> tuple[DepthEvaluator, list[dict[str, Any]]]:
-    """A PNG for each pair of a loader.
+    """A PNG for each pair of a loader; with ``reliability``, which is updated, its deviations.
 
     Returns:
         What was measured on them together, and on each: ``file`` (the PNG's name) and ``images``,
@@ -165,6 +194,8 @@ def draw_samples(
     drawn = []
     for views, predictions in predict(model, loader, device, "pictures"):
         records = evaluator.update(views, predictions)
+        if reliability is not None:
+            reliability.update(views, predictions)
         pose1 = views[0]["camera_pose"]
         for index, labels in enumerate(zip(*(view["label"] for view in views), strict=True)):
             of_pair = [record for record in records if record["index"] == index]
@@ -172,6 +203,9 @@ def draw_samples(
                 take_sample(view, prediction, index, pose1)
                 for view, prediction in zip(views, predictions, strict=True)
             ]
+            if reliability is not None:
+                name, calibration = reliability.head, reliability.calibration
+                samples = [calibrated_sample(sample, name, calibration) for sample in samples]
             headings = [_heading(number, label, of_pair) for number, label in enumerate(labels, 1)]
             name = f"{len(drawn):03d}_{file_name('__'.join(labels))}.png"
             save_png(pair_figure(samples, headings), output_dir / name)
@@ -200,6 +234,29 @@ def write_summary(output_dir: Path, summary: dict[str, Any], evaluator: DepthEva
 def file_name(label: str, longest: int = 100) -> str:
     """A label as part of a file's name: letters, digits, dot, dash and underscore alone."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", label)[:longest].strip("-.") or "sample"
+
+
+def _reliability(args: argparse.Namespace, reliability: Reliability) -> dict[str, Any]:
+    """Draw ``calibration.png``; its numbers, for summary.json."""
+    curves, calibration = reliability.curves(), reliability.calibration
+    before, after = curves.values()
+    title = f"{reliability.head}, {after.images} images, {after.pixels:,} pixels"
+    save_png(reliability_figure(curves, title), args.output_dir / "calibration.png")
+    return finite(
+        {
+            "file": str(args.calibration),
+            "head": reliability.head,
+            "scale": calibration.scale,
+            "fitted_on": calibration.dataset,
+            "images": after.images,
+            "pixels": after.pixels,
+            "left_out": after.left_out,
+            "levels": after.levels.tolist(),
+            "stated": before.shares.tolist(),
+            "calibrated": after.shares.tolist(),
+            "standard_errors": after.standard_errors.tolist(),
+        }
+    )
 
 
 def _heading(number: int, label: str, records: list[dict[str, Any]]) -> str:

@@ -4,46 +4,25 @@ What ``bench_alignment.py`` times and ``eval_reconstruction.py`` compares with.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from datasets_preprocess.rooms.produce import Recipe, plan_scene
 from datasets_preprocess.rooms.raycast import RayGrid, Solids, cast
+from dust3r.evaluation.image_sets import Truth
+from dust3r.evaluation.pose_measures import focal_errors, pose_errors
 from dust3r.utils.geometry import depthmap_to_pts3d, geotrf
+
+__all__ = ["Truth", "depth_errors", "focal_errors", "noisy_pairs", "pose_errors", "room"]
 
 # Errors of networks are as much alike among neighbours as they are a pixel's own; fields of the
 # former have this many knots along a side.
 _KNOTS = 8
 _OUTLIER_SPREAD, _TOLD_OUTLIERS = 0.3, 0.7
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Cameras and depth of N images of one size.
-
-    Attributes:
-        poses: (N, 4, 4) camera-to-world.
-        intrinsics: (N, 3, 3).
-        depths: (N, H, W) z, 0 where unknown.
-    """
-
-    poses: np.ndarray
-    intrinsics: np.ndarray
-    depths: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.poses)
-
-    @property
-    def focals(self) -> np.ndarray:
-        """(N,) pixels."""
-        return self.intrinsics[:, (0, 1), (0, 1)].mean(1)
 
 
 def room(
@@ -106,31 +85,6 @@ def noisy_pairs(
         "pred2": predictions[1],
         "loss": None,
     }
-
-
-def pose_errors(estimated: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Errors in degrees of relative rotations, and of the directions of relative translations.
-
-    Of all N (N - 1) / 2 pairs of cameras (N, 4, 4); free of the world's frame and scale. NaN, of
-    the direction, where the true cameras stand on one spot.
-    """
-    first, second = np.triu_indices(len(true), 1)
-    found, wanted = (np.linalg.inv(poses)[first] @ poses[second] for poses in (estimated, true))
-    turn = found[:, :3, :3].swapaxes(1, 2) @ wanted[:, :3, :3]
-    # From the chord: the arccosine is blind to small angles.
-    chord = np.linalg.norm(turn - np.eye(3), axis=(1, 2)) / 8**0.5
-    ways = [poses[:, :3, 3] for poses in (found, wanted)]
-    lengths = [np.linalg.norm(way, axis=1, keepdims=True) for way in ways]
-    units = [way / np.maximum(size, 1e-12) for way, size in zip(ways, lengths, strict=True)]
-    apart = np.linalg.norm(units[0] - units[1], axis=1) / 2
-    apart[lengths[1][:, 0] < 1e-6] = np.nan
-    rotation, direction = (np.degrees(2 * np.arcsin(half.clip(0, 1))) for half in (chord, apart))
-    return rotation, direction
-
-
-def focal_errors(estimated: Sequence[float] | Tensor, true: np.ndarray) -> np.ndarray:
-    """(N,) relative errors."""
-    return np.abs(np.asarray(estimated, dtype=float).reshape(-1) / true - 1)
 
 
 def depth_errors(

@@ -37,17 +37,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import roma
 import torch
-from alignment_problems import Truth, focal_errors, noisy_pairs, pose_errors
+from alignment_problems import noisy_pairs
 from tqdm import tqdm
 
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
 from dust3r.cloud_opt import global_aligner
 from dust3r.cloud_opt.similarity import apply, register, scale_of
-from dust3r.datasets.scannetpp import METADATA, ScanNetpp
+from dust3r.datasets.scannetpp import ScanNetpp
+from dust3r.evaluation.image_sets import Truth, chain, paths, read_truth
+from dust3r.evaluation.pose_measures import (
+    accuracies,
+    focal_errors,
+    pose_errors,
+    trajectory_error,
+    with_left_out,
+)
 from dust3r.model import load_model
 from dust3r.pipeline import reconstruct
 from dust3r.reconstruction import Reconstruction
@@ -61,7 +67,6 @@ from mast3r.pipeline import reconstruct_sparse
 log = logging.getLogger("eval_reconstruction")
 
 FIRST_GUESS = "first guess (spanning tree)"
-_ATTEMPTS = 1000
 _REGISTERED = 20000
 _LOST_DEGREES = 30
 
@@ -150,65 +155,6 @@ def main() -> None:
     )
 
 
-def chain(
-    dataset: ScanNetpp, scene: int, count: int, min_overlap: float, rng: np.random.Generator
-) -> list[int]:
-    """Numbers of ``count`` images of a scene, each a pair of the data set with the one before.
-
-    Raises:
-        ValueError: no such chain was found.
-    """
-    pairs = overlapping(dataset, min_overlap)
-    pairs = pairs[dataset.sceneids[pairs[:, 0]] == scene]
-    partners: dict[int, list[int]] = {}
-    for a, b in pairs.tolist():
-        partners.setdefault(a, []).append(b)
-        partners.setdefault(b, []).append(a)
-    starts = sorted(partners)
-    for _ in range(_ATTEMPTS if starts else 0):
-        found = [int(rng.choice(starts))]
-        while len(found) < count:
-            further = [n for n in partners[found[-1]] if n not in found]
-            if not further:
-                break
-            found.append(int(rng.choice(further)))
-        if len(found) == count:
-            return found
-    raise ValueError(
-        f"scene {dataset.scenes[scene]} has no chain of {count} images of which each overlaps the "
-        f"next by {min_overlap}: lower --images or --min_overlap"
-    )
-
-
-def overlapping(dataset: ScanNetpp, least: float) -> np.ndarray:
-    """(P, 2) pairs of images; all where the data set states no overlap."""
-    with np.load(dataset.root / METADATA, allow_pickle=False) as archive:
-        stated = archive["pairs"]
-    return dataset.pairs if stated.shape[1] < 3 else dataset.pairs[stated[:, 2] >= least]
-
-
-def paths(dataset: ScanNetpp, image: int) -> tuple[Path, Path]:
-    """Files of an image and of its depth."""
-    folder = dataset.root / str(dataset.scenes[dataset.sceneids[image]])
-    name = dataset.images[image]
-    return folder / "images" / f"{name}.jpg", folder / "depth" / f"{name}.png"
-
-
-def read_truth(dataset: ScanNetpp, chosen: Sequence[int], images: Sequence[dict]) -> Truth:
-    """Cameras, and depth at the pixels of the network's images."""
-    depths, intrinsics = [], []
-    for n, image in zip(chosen, images, strict=True):
-        to_original = image["source"].to_original
-        height, width = image["true_shape"][0].tolist()
-        depth = dataset.read_depth(paths(dataset, n)[1], n)
-        # Nearest: the mean of two depths at an edge is where nothing is.
-        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        depths.append(cv2.warpAffine(depth, to_original[:2], (width, height), flags=flags))
-        intrinsics.append(np.linalg.inv(to_original) @ dataset.intrinsics[n])
-    poses = dataset.trajectories[list(chosen)].astype(float)
-    return Truth(poses, np.stack(intrinsics), np.stack(depths))
-
-
 def variants(
     model: torch.nn.Module,
     images: Sequence[dict[str, Any]],
@@ -273,10 +219,9 @@ def measure(result: Reconstruction, truth: Truth, names: Sequence[str] | None = 
     """
     kept, count = kept_images(result, names), len(truth)
     rotation, direction = pose_errors(result.poses, truth.poses[kept])
-    left_out = np.full(count * (count - 1) // 2 - len(rotation), 180.0)
-    rotation, direction = np.append(rotation, left_out), np.append(direction, left_out)
+    rotation, direction = with_left_out(rotation, direction, count)
+    shares = accuracies(rotation, direction)
     truth = Truth(truth.poses[kept], truth.intrinsics[kept], truth.depths[kept])
-    worse = np.fmax(rotation, direction)
     direction = direction[np.isfinite(direction)]
     focals = result.intrinsics[:, (0, 1), (0, 1)].mean(1)
     return {
@@ -284,9 +229,7 @@ def measure(result: Reconstruction, truth: Truth, names: Sequence[str] | None = 
         "rotation_mean": float(rotation.mean()),
         "direction_median": float(np.median(direction)),
         "direction_mean": float(direction.mean()),
-        **{f"RRA@{limit}": float((rotation < limit).mean()) for limit in (5, 15)},
-        **{f"RTA@{limit}": float((direction < limit).mean()) for limit in (5, 15)},
-        "mAA30": float(np.mean([(worse < limit).mean() for limit in range(1, 31)])),
+        **shares,
         "focal": float(focal_errors(focals, truth.focals).mean()),
         "ate": trajectory_error(result.poses[:, :3, 3], truth.poses[:, :3, 3]),
         **point_measures(result, truth),
@@ -298,14 +241,6 @@ def kept_images(result: Reconstruction, names: Sequence[str] | None) -> list[int
     if names is None or len(result) == len(names):
         return list(range(len(result)))
     return [names.index(source.name) for source in result.sources]
-
-
-def trajectory_error(centres: np.ndarray, true: np.ndarray) -> float:
-    """Of camera centres (N, 3) after the best similarity, over the true ones' diameter."""
-    given, wanted = torch.from_numpy(centres), torch.from_numpy(true)
-    turn, shift, scale = roma.rigid_points_registration(given, wanted, compute_scaling=True)
-    distance = (scale * given @ turn.T + shift - wanted).norm(dim=1)
-    return float(distance.square().mean().sqrt() / torch.cdist(wanted, wanted).max())
 
 
 def point_measures(result: Reconstruction, truth: Truth) -> Measures:

@@ -12,6 +12,9 @@ import torch
 import viz_uq
 from dust3r import viz
 from dust3r.training import checkpoint
+from dust3r.uncertainty import calibration_file
+from dust3r.uncertainty.calibration_fit import fit
+from dust3r.uncertainty.calibration_samples import ErrorSamples
 from dust3r.utils.spec import MODELS, build
 
 SIDE = 32
@@ -116,6 +119,53 @@ def test_all_pairs_and_baselines(root, save, tmp_path) -> None:
     text = (out / "summary.md").read_text()
     for row in ("GeoUQ RMSE", "FeatUQ NLL", "FeatUQ AUSE, pooled", "training median"):
         assert f"| {row} " in text
+
+
+def calibration_of(ckpt: Path, family: str = "geom", factor: float = 3.0) -> Path:
+    """A calibration beside the checkpoint, of errors ``factor`` times what was stated."""
+    rng = np.random.default_rng(0)
+    errors = factor * rng.standard_normal((30, 20))
+    region = "interval" if family in ("geom", "feat") else "ball"
+    made = fit(
+        ErrorSamples.from_arrays(errors, np.ones_like(errors)),
+        **{"family": family, "region": region, "dataset": "Rooms()", "checkpoint": ckpt.name},
+        checkpoint_sha256=calibration_file.sha256_of(ckpt),
+    )
+    return calibration_file.save(made, calibration_file.path_beside(ckpt))
+
+
+@pytest.mark.parametrize("more", [(), ("--all",)])
+def test_calibrated_deviations_and_their_reliability(root, save, tmp_path, capsys, more) -> None:
+    out, ckpt = tmp_path / "out", save(spec_of())
+    calibration_of(ckpt)
+    args = ("--num_samples", "2", "--calibration", "auto", *more)
+    assert run(root, ckpt, out, *args) == 0
+    told = json.loads((out / "summary.json").read_text())["calibration"]
+    assert is_png(out / "calibration.png")
+    assert told["head"] == "GeoUQ" and told["scale"] == pytest.approx(3, rel=0.1)
+    assert told["images"] == (12 if more else 4) and told["left_out"] == 0
+    assert len(told["levels"]) == len(told["calibrated"]) == 19
+    # Radii are three times as long, so that they hold no less.
+    assert (np.array(told["calibrated"]) >= told["stated"]).all()
+    assert "| 90%     | " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("conf", "says nothing of depth"), ("feat", "the prediction is not of family 'feat'")],
+)
+def test_calibration_of_another_family(root, save, tmp_path, caplog, family, expected) -> None:
+    ckpt = save(spec_of("dpt_uq"))
+    path = calibration_of(ckpt, family)
+    assert run(root, ckpt, tmp_path / "out", "--calibration", str(path)) == 2
+    assert expected in caplog.text
+
+
+def test_calibration_of_other_weights(root, save, tmp_path, caplog) -> None:
+    path = calibration_of(save(spec_of("dpt_uq")))
+    ckpt = save(spec_of("dpt_uq_feat"))
+    assert run(root, ckpt, tmp_path / "out", "--calibration", str(path)) == 2
+    assert "calibrates other weights" in caplog.text
 
 
 def test_seed_chooses_the_pairs(root, save, tmp_path) -> None:

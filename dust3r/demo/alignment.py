@@ -29,6 +29,7 @@ class Alignment(ABC):
         options: command-line options of this way alone: names without dashes, and keywords of
             ``argparse``'s ``add_argument``. Their ``dest``, or name, is a field.
         retrieves: whether ``scene_graph`` may go by how alike images are, ``'retrieval'``.
+        calibrates: whether deviations of depth come from the model, as a calibration takes them.
         shipped: files among the project's own weights to prefer where none are named.
 
     Attributes:
@@ -44,6 +45,7 @@ class Alignment(ABC):
     options: ClassVar[Mapping[str, Mapping[str, Any]]]
     retrieves: ClassVar[bool] = False
     shipped: ClassVar[Sequence[str]] = ()
+    calibrates: ClassVar[bool] = False
 
     scene_graph: str = "complete"
     shared_intrinsics: bool = False

@@ -73,6 +73,11 @@ _FILES: Options = {
         "action": "store_false",
         "help": "keep points that hide what other images saw",
     },
+    "calibration": {
+        "metavar": "FILE",
+        "help": "file of evaluate.py calibrate: tell the radius that holds 90%% of the points "
+        "(dense only); auto: the one beside the checkpoint",
+    },
     "min_conf": {"type": float, "help": "least confidence of an exported point (0)"},
     "hide": {
         "type": _percent,
@@ -87,6 +92,7 @@ _DEFAULTS = {
     "output_dir": None,
     "masks": None,
     "masked": "keep",
+    "calibration": None,
     "min_conf": 0.0,
     "hide": 0.0,
 }

@@ -25,6 +25,12 @@ def run(args: argparse.Namespace) -> list[Path]:
         dust3r.training.checkpoint.CheckpointError: the checkpoint cannot be used.
     """
     model, name = weights.load(args.weights, args.model_name, args.alignment.shipped)
+    if args.calibration is not None and not args.alignment.calibrates:
+        raise ValueError(
+            f"--calibration does not go with --alignment {args.alignment.name}, whose deviations "
+            "are not the model's own"
+        )
+    calibration = weights.load_calibration(args.calibration, args.weights, args.model_name, model)
     size = args.image_size or weights.native_size(model)
     log.info("%s, images of %d pixels, on %s", name, size, args.device)
     views = load_images(
@@ -43,6 +49,8 @@ def run(args: argparse.Namespace) -> list[Path]:
             batch_size=args.batch_size,
             progress=progress,
         )
+    if calibration is not None:
+        result = result.calibrated(calibration)
     kept = result.kept(args.min_conf, args.hide / 100)
     names = [source.name for source in result.sources]
     written = list(export_all(result, args.output_dir, kept=kept).values())

@@ -27,6 +27,7 @@ class DenseAlignment(Alignment):
 
     name = "dense"
     title = "Dense: all pixels"
+    calibrates = True
     about = "Joins images by what the network says of every pixel of their pairs."
     options = {
         "niter": {"type": count, "help": "most iterations of the alignment (300)"},

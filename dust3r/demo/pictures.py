@@ -65,6 +65,10 @@ def _blocks(
         deviations = shown(reconstruction.deviations)
         colours = Colours.logarithmic(deviations)
         columns.append(_maps("standard deviation of depth", deviations, colours))
+    if reconstruction.radii90 is not None:
+        radii = shown(reconstruction.radii90)
+        title = "radius that holds 90% of the points"
+        columns.append(_maps(title, radii, Colours.logarithmic(radii)))
     return [
         Block([row], _panel_size(row[0].values, len(columns)), name)
         for row, name in zip(zip(*columns, strict=True), names, strict=True)

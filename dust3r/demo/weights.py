@@ -8,6 +8,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from dust3r.model import AsymmetricCroCo3DStereo, for_upright_images, load_model
+from dust3r.uncertainty.calibration import Calibration
+from dust3r.uncertainty.calibration_file import load_for
 from dust3r.utils.hub import HUB_ERRORS, not_found
 from dust3r.utils.spec import MODELS
 
@@ -54,6 +56,38 @@ def load(
         )
     for_upright_images(model)
     return model.eval(), name
+
+
+def load_calibration(
+    name: str | None,
+    weights: Path | None,
+    model_name: str | None,
+    model: AsymmetricCroCo3DStereo,
+) -> Calibration | None:
+    """The calibration of a checkpoint; None where ``name`` is.
+
+    Args:
+        name: file, or 'auto' for the one beside the checkpoint.
+        weights, model_name: as of ``load``, which made ``model``.
+        model: of that checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``dust3r.uncertainty.calibration_file.load``; or the
+            model states no deviation of depth, or was not loaded from a file.
+    """
+    if name is None:
+        return None
+    if not model.states_variance:
+        raise ValueError(
+            "--calibration needs a model that states a deviation of depth: give --weights whose "
+            "head_type is dpt_uq or dpt_uq_feat"
+        )
+    path = weights or (Path(model_name) if model_name else _shipped(()))
+    if not path.is_file():
+        raise ValueError(f"--calibration is for a file of weights, and {path} is none")
+    # As the alignment does, which takes the deviations of FeatUQ where there are both.
+    family = "feat" if model.head_type.endswith("feat") else "geom"
+    return load_for(name, path, family=family)
 
 
 def native_size(model: AsymmetricCroCo3DStereo) -> int:

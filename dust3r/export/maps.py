@@ -17,6 +17,8 @@ One NumPy archive per image: numpy.load("NAME.npz") gives
   depth                (H, W) float32, z along the camera's axis, in scene units
   sigma                (H, W) float32, standard deviation of that depth, in scene units
                        (absent where the model states none)
+  radius90             (H, W) float32, the true depth is within so much of ``depth`` with a
+                       probability of 90%, in scene units (absent without a calibration)
   confidence           (H, W) float32, of the model; only its order means something
   valid                (H, W) bool, what may be used as a point
   intrinsics           (3, 3) in pixels of these maps
@@ -34,9 +36,10 @@ A world point of pixel (u, v) is pose @ [depth * inv(intrinsics) @ (u, v, 1), 1]
 def write_maps(reconstruction: Reconstruction, folder: str | Path) -> Path:
     """``folder/NAME.npz`` for every image, and a README.txt that says what the keys are.
 
-    Keys: ``depth``, ``confidence``, ``valid``, where the model states it ``sigma``, ``intrinsics``
-    and ``pose``, all of the network's image; ``original_size``, ``original_intrinsics`` and
-    ``to_original`` of the upright original; ``name`` as it was given.
+    Keys: ``depth``, ``confidence``, ``valid``, where the model states it ``sigma``, where it is
+    calibrated ``radius90``, ``intrinsics`` and ``pose``, all of the network's image;
+    ``original_size``, ``original_intrinsics`` and ``to_original`` of the upright original; ``name``
+    as it was given.
 
     Raises FileExistsError where the folder holds other files.
     """
@@ -58,5 +61,7 @@ def write_maps(reconstruction: Reconstruction, folder: str | Path) -> Path:
             }
             if reconstruction.deviations is not None:
                 maps["sigma"] = reconstruction.deviations[index]
+            if reconstruction.radii90 is not None:
+                maps["radius90"] = reconstruction.radii90[index]
             np.savez(temporary / f"{stem}.npz", **maps)
     return Path(folder)

@@ -22,8 +22,9 @@ def write_ply(
     """All kept points, binary little endian.
 
     Properties of a vertex: ``x y z`` in the world, ``nx ny nz`` the surface's unit normal towards
-    its camera (0 0 0 where neighbours give none), ``red green blue`` (uchar), ``confidence``, and
-    ``sigma``, the standard deviation of its depth in scene units, where the model states one.
+    its camera (0 0 0 where neighbours give none), ``red green blue`` (uchar), ``confidence``;
+    ``sigma``, the standard deviation of its depth in scene units, where the model states one; and
+    ``radius90``, within which 90% of true depths lie, where the reconstruction is calibrated.
 
     Args:
         path: the file; its folder is made where missing.
@@ -38,6 +39,8 @@ def write_ply(
     extras = {"confidence": points.confidence}
     if points.sigma is not None:
         extras["sigma"] = points.sigma
+    if points.radius90 is not None:
+        extras["radius90"] = points.radius90
     return write_points(points, path, normals=normals, extras=extras)
 
 

@@ -26,6 +26,7 @@ class Points:
         pixel: (P, 2) its (u, v) in the network's image.
         confidence: (P,) float32.
         sigma: (P,) float32 standard deviation of its depth, scene units; None where none is stated.
+        radius90: (P,) float32, as of ``Reconstruction.radii90``; None where there are none.
     """
 
     xyz: np.ndarray
@@ -34,6 +35,7 @@ class Points:
     pixel: np.ndarray
     confidence: np.ndarray
     sigma: np.ndarray | None
+    radius90: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.xyz)
@@ -68,6 +70,9 @@ def gather(
         sigma=None
         if reconstruction.deviations is None
         else _of_kept(reconstruction.deviations, masks),
+        radius90=None
+        if reconstruction.radii90 is None
+        else _of_kept(reconstruction.radii90, masks),
     )
     if max_points is None or len(points) <= max_points:
         return points

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dust3r.uncertainty.calibration import LEVELS
 from dust3r.uncertainty.estimates import FEAT, GEO
 
 Result = Mapping[str, Any]
@@ -40,6 +41,8 @@ def markdown(result: Result) -> str:
     if compared:
         header = ["number", "value", "against", "value", "ratio", "better"]
         text.append(_table(header, [_compared(*row) for row in compared]))
+    if "calibration" in result:
+        text += _calibration(result["calibration"])
     return "\n\n".join(text) + "\n"
 
 
@@ -85,6 +88,23 @@ def summary_line(result: Result) -> str:
 def uncertainty_or_all(heads: Mapping[str, Result]) -> Mapping[str, Result]:
     """Of numbers by head those of the uncertainty heads, or all where there are none."""
     return {name: numbers for name, numbers in heads.items() if "ause" in numbers} or heads
+
+
+def _calibration(told: Result) -> list[str]:
+    """Shares of true depths within what was to hold them, at the usual levels."""
+    columns = ("levels", "stated", "calibrated", "standard_errors")
+    rows = [
+        [f"{level:.0%}", *("" if number is None else f"{number:.1%}" for number in numbers)]
+        for level, *numbers in zip(*(told[name] for name in columns), strict=True)
+        if any(abs(level - usual) < 1e-6 for usual in LEVELS)
+    ]
+    left_out = f"; {told['left_out']:,} are not finite and left out" if told["left_out"] else ""
+    return [
+        f"Shares of true depths within the intervals of {told['head']} that are to hold them; each "
+        f"of {told['images']} images counts the same, with {told['pixels']:,} pixels in "
+        f"all{left_out}. Calibrated on {' '.join(told['fitted_on'].split())}.",
+        _table(["to hold", "as stated", "calibrated", "standard error of it"], rows),
+    ]
 
 
 def _compared(number: str, value: float, against: str, other: float) -> list[str]:

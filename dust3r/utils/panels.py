@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dust3r.uncertainty.calibration import Calibration, Coverage
 from dust3r.uncertainty.estimates import (
     POINTMAP,
     DepthEstimate,
@@ -22,6 +23,7 @@ from dust3r.utils.plots import (
     Chart,
     Colours,
     Map,
+    reliability_plot,
     scatter_sigma_error,
     sheet,
     sparsification_plot,
@@ -38,6 +40,7 @@ class HeadMaps:
 
     ``error`` is absolute, NaN where there is no truth. ``uncertainty`` is a standard deviation in
     metres where ``is_deviation``, else 1 / confidence; None where the model has neither.
+    ``calibrated`` says that it is not as the model stated it.
     """
 
     name: str
@@ -45,6 +48,7 @@ class HeadMaps:
     error: np.ndarray
     uncertainty: np.ndarray | None
     is_deviation: bool
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,25 @@ def take_sample(
         doubt=None if doubt is None else finite(doubt),
         heads=tuple(maps(estimate) for estimate in estimates),
     )
+
+
+def calibrated_sample(sample: Sample, name: str, calibration: Calibration) -> Sample:
+    """The sample with the deviations of the head called ``name`` after variance scaling."""
+    heads = tuple(
+        replace(head, uncertainty=calibration.sigma(head.uncertainty), calibrated=True)
+        if head.name == name and head.uncertainty is not None
+        else head
+        for head in sample.heads
+    )
+    return replace(sample, heads=heads)
+
+
+def reliability_figure(curves: Mapping[str, Coverage], title: str = "") -> Figure:
+    """Observed shares over those that were to be held, of curves of the same levels."""
+    levels = next(iter(curves.values())).levels
+    drawn = {name: (one.shares, one.standard_errors) for name, one in curves.items()}
+    draw = partial(reliability_plot, levels=levels, curves=drawn)
+    return sheet([Block([[Chart("reliability", draw)]], CHART_INCHES)], title)
 
 
 def depth_figure(
@@ -231,7 +254,8 @@ class _Drawn:
         return _map_or_blank("1 / confidence", self.sample, self.sample.doubt, self.ranges.doubt)
 
     def head(self, head: HeadMaps) -> list[Map]:
-        title = f"{head.name} standard deviation (m)" if head.is_deviation else "1 / confidence"
+        deviation = "calibrated deviation" if head.calibrated else "standard deviation"
+        title = f"{head.name} {deviation} (m)" if head.is_deviation else "1 / confidence"
         mean = "pointmap depth, scaled (m)" if head.name == POINTMAP else f"{head.name} mean (m)"
         return [
             Map(mean, head.mean, self.ranges.depth),

@@ -272,6 +272,30 @@ def sparsification_plot(
     axes.set_ylabel("mean error of the rest (m)", fontsize=7.5, labelpad=1)
 
 
+def reliability_plot(
+    axes: Axes,
+    levels: Sequence[float],
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> None:
+    """Observed shares over those that were to be held; on the diagonal they are what they should.
+
+    Args:
+        axes: to draw on.
+        levels: (L,) shares that regions were to hold.
+        curves: name -> observed shares (L,) and their standard errors (L,), drawn as twice that
+            to both sides.
+    """
+    axes.plot((0, 1), (0, 1), "k-", lw=0.8)
+    for colour, (name, (shares, deviations)) in zip(_HEAD_COLOURS, curves.items(), strict=False):
+        shares, away = np.asarray(shares), 2 * np.nan_to_num(deviations)
+        axes.plot(levels, shares, ".-", color=colour, lw=1.2, ms=4, label=name)
+        axes.fill_between(levels, shares - away, shares + away, color=colour, alpha=0.2, lw=0)
+    axes.legend(fontsize=6, loc="upper left", borderpad=0.3, handlelength=1.8)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel("share to be held", fontsize=7.5)
+    axes.set_ylabel("share of true depths within", fontsize=7.5, labelpad=1)
+
+
 def log_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
     """Round numbers (1, 2, 5 times powers of ten) within positive limits, at most ``most``.
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dust3r.reconstruction import Reconstruction, Source
+from dust3r.uncertainty.calibration import Calibration
 
 
 def source(number, scale=2.0):
@@ -111,3 +112,48 @@ def test_from_a_scene(deviations):
     assert found.valid[0].dtype == bool and (found.valid[1] == (maps[1].numpy() > 0.5)).all()
     assert (found.deviations is not None) == deviations
     assert found.notes == ("a note", "of the scene") and found.sources[1].name == "1.jpg"
+
+
+def calibration(**changed):
+    """Of intervals: radii that hold 90% are 4 sigma, in three bins 2, 4 and 8 of them."""
+    edges = np.array([0.03, 0.06]) if changed.get("binned_by") else np.zeros(0)
+    told = {
+        "family": "geom",
+        "region": "interval",
+        "unit": "m",
+        "scale": 2.0,
+        "scale_by": "nll",
+        "knots": np.array([[0.0, 1], [0, 1]]),
+        "levels": np.array([0.5, 0.9]),
+        "radii": np.array([[1.0, 2], [2, 4], [4, 8]] if len(edges) else [[1.0, 4]]),
+        "edges": edges,
+        "binned_by": None,
+        "dataset": "Rooms()",
+        "checkpoint": "model.pth",
+        "checkpoint_sha256": "",
+        "pixels": 100,
+        "left_out": 0,
+        "images": 20,
+        "pairs": 10,
+    }
+    return Calibration(**told | changed)
+
+
+def test_calibrated_radii_are_of_the_scenes_unit():
+    scene = reconstruction()
+    plain = scene.calibrated(calibration())
+    np.testing.assert_allclose(plain.radii90, 4 * np.stack(scene.deviations), rtol=1e-6)
+    assert plain.radii90[0].dtype == np.float32 and scene.radii90 is None
+    binned = scene.calibrated(calibration(binned_by="relative"))
+    relative = np.stack(scene.deviations) / np.stack(scene.depthmaps)
+    factor = np.stack(binned.radii90) / np.stack(scene.deviations)
+    assert factor[relative < 0.029] == pytest.approx(2)
+    assert factor[relative > 0.061] == pytest.approx(8)
+
+
+def test_what_no_scene_can_be_calibrated_by():
+    with pytest.raises(ValueError, match="states no deviations"):
+        reconstruction(deviations=False).calibrated(calibration())
+    for changed in ({"region": "ball"}, {"binned_by": "sigma"}):
+        with pytest.raises(ValueError, match="nothing of depths in a scene's own unit"):
+            reconstruction().calibrated(calibration(**changed))

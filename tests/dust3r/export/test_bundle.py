@@ -1,4 +1,5 @@
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,3 +77,16 @@ def test_maps_hold_what_undoes_scale_and_crop(reconstruction, shots, tmp_path):
 def test_maps_without_sigma(build, tmp_path):
     folder = write_maps(build(deviations=False), tmp_path / "maps")
     assert "sigma" not in np.load(folder / "room_1.npz")
+
+
+def test_radii_stand_beside_sigma_where_there_are_any(reconstruction, tmp_path):
+    plain = export_all(reconstruction, tmp_path / "plain")
+    radii = tuple(3 * one for one in reconstruction.deviations)
+    told = export_all(replace(reconstruction, radii90=radii), tmp_path / "told")
+    assert b"radius90" not in plain["points"].read_bytes()[:1000]
+    header = told["points"].read_bytes()[:1000]
+    assert b"property float sigma\nproperty float radius90\nend_header" in header
+    for number, path in enumerate(sorted(told["maps"].glob("*.npz"))):
+        with np.load(path) as maps, np.load(plain["maps"] / path.name) as before:
+            assert set(maps) - set(before) == {"radius90"}, number
+            np.testing.assert_allclose(maps["radius90"], 3 * maps["sigma"], rtol=1e-6)

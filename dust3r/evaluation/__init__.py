@@ -1,0 +1,1 @@
+"""Evaluation protocol: benchmarks, uncertainty rankings, depth and camera measures, reports."""
