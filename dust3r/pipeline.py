@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from dust3r.cloud_opt import GlobalAlignerMode, global_aligner
 from dust3r.cloud_opt.observations import check_weights
+from dust3r.cloud_opt.scene import Scene
 from dust3r.image_pairs import make_pairs
 from dust3r.inference import inference
 from dust3r.model import AsymmetricCroCo3DStereo
@@ -60,14 +62,7 @@ def reconstruct(
             ``weights`` needs. The message is meant for the person who asked.
     """
 
-    def report(what: str, begin: float, end: float) -> Callable[[float], None]:
-        def part(fraction: float) -> None:
-            if progress is not None:
-                progress(what, begin + (end - begin) * fraction)
-
-        part(0.0)
-        return part
-
+    report = partial(part_of, progress)
     # Before the network works for minutes.
     check_weights(weights, model.states_variance)
     pairs = make_pairs(images, scene_graph)
@@ -93,13 +88,31 @@ def reconstruct(
         niter=niter, progress=report("aligning", _ALIGNMENT_BEGINS, _MAPS_BEGIN)
     )
     report("fusing depth maps", _MAPS_BEGIN, 1.0)
+    result = finished(scene, clean, sky, notes)
+    report("done", 1.0, 1.0)
+    return result
+
+
+def part_of(
+    progress: Progress | None, what: str, begin: float, end: float
+) -> Callable[[float], None]:
+    """What is told the fraction of a part of the work, and tells ``progress`` that of the whole."""
+
+    def part(fraction: float) -> None:
+        if progress is not None:
+            progress(what, begin + (end - begin) * fraction)
+
+    part(0.0)
+    return part
+
+
+def finished(scene: Scene, clean: bool, sky: bool, notes: Sequence[str] = ()) -> Reconstruction:
+    """The reconstruction of an aligned scene, with clean-up and sky as ``reconstruct`` has them."""
     if clean:
         scene = scene.clean_pointcloud(tol=scene.clean_tolerance)
     if sky:
         scene = scene.mask_sky()
-    result = Reconstruction.from_scene(scene, notes)
-    report("done", 1.0, 1.0)
-    return result
+    return Reconstruction.from_scene(scene, notes)
 
 
 def _largest_part(

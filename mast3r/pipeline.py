@@ -1,6 +1,7 @@
 """From loaded images to a sparsely aligned reconstruction in one call, and its scene graph."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from dust3r.image_pairs import make_pairs, pair_count
 from dust3r.model import AsymmetricCroCo3DStereo
-from dust3r.pipeline import Progress
+from dust3r.pipeline import Progress, finished, part_of
 from dust3r.reconstruction import Reconstruction
 from mast3r.cloud_opt.sparse_ga import sparse_global_alignment
 from mast3r.matching import need_descriptors
@@ -55,14 +56,7 @@ def reconstruct_sparse(
         mast3r.cloud_opt.cache.CacheError: the cache folder cannot be written.
     """
 
-    def report(what: str, begin: float, end: float) -> Callable[[float], None]:
-        def part(fraction: float) -> None:
-            if progress is not None:
-                progress(what, begin + (end - begin) * fraction)
-
-        part(0.0)
-        return part
-
+    report = partial(part_of, progress)
     # Before the network works for minutes.
     need_descriptors(model)
     pairs = scene_pairs(model, images, scene_graph, device, batch_size, verbose)
@@ -82,11 +76,7 @@ def reconstruct_sparse(
         **options,
     )
     report("depth maps", 0.95, 1.0)
-    if clean:
-        scene = scene.clean_pointcloud(tol=scene.clean_tolerance)
-    if sky:
-        scene = scene.mask_sky()
-    result = Reconstruction.from_scene(scene)
+    result = finished(scene, clean, sky)
     report("done", 1.0, 1.0)
     return result
 

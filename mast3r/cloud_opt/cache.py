@@ -33,6 +33,14 @@ class CacheError(OSError):
 
 
 @dataclass(frozen=True)
+class DirectedMatches:
+    """The matches of one pass; attributes as of ``ForwardResult``."""
+
+    pixels: Tensor
+    match_confidence: Tensor
+
+
+@dataclass(frozen=True)
 class ForwardResult:
     """What one pass of the network said of its first image, and the matches of the pair.
 
@@ -47,6 +55,11 @@ class ForwardResult:
     confidence: Tensor
     pixels: Tensor
     match_confidence: Tensor
+
+    @property
+    def matches(self) -> DirectedMatches:
+        """The small part of it, to keep once the points have been used."""
+        return DirectedMatches(self.pixels, self.match_confidence)
 
     def packed(self) -> dict[str, Tensor]:
         """As stored: half precision, the points in units of their median distance.

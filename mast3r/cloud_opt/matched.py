@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from dust3r.overlap import agreeing
-from mast3r.cloud_opt.cache import ForwardResult
+from mast3r.cloud_opt.cache import DirectedMatches
 from mast3r.cloud_opt.canonical import Cells
 
 # Pixels off the epipolar line, relative to the longer side: 2 pixels of 512.
@@ -72,15 +72,15 @@ class Hosted:
 
 def verified_matches(
     edge: tuple[int, int],
-    forth: ForwardResult,
-    back: ForwardResult,
+    forth: DirectedMatches,
+    back: DirectedMatches,
     masks: tuple[Tensor, Tensor],
     threshold: float,
 ) -> PairMatches | None:
     """Matches of both passes of a pair that one epipolar geometry explains; None for too few.
 
     Args:
-        forth, back: passes (i, j) and (j, i).
+        forth, back: of the passes (i, j) and (j, i).
         masks: (H, W) bool of both images: pixels that may match, such as those with depth.
         threshold: least confidence of a match.
     """

@@ -25,6 +25,7 @@ from dust3r.cloud_opt.similarity import rigid_of
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.utils.image import rgb
 from mast3r.cloud_opt.bundle import SLOTS, Bundle, BundleState
+from mast3r.cloud_opt.cache import DirectedMatches
 from mast3r.cloud_opt.canonical import Canonical, Cells, canonical_of
 from mast3r.cloud_opt.coarse import Coarse
 from mast3r.cloud_opt.dense import DEPTHS, DenseMaps, dense_maps
@@ -76,11 +77,11 @@ class SparseScene(Scene):
         verbose: bool = True,
     ):
         masks = masks_of(results.views)
-        canonicals = _canonicals(results, masks)
+        canonicals, directed = _read(results, masks)
         known = [one.depth > 0 for one in canonicals]
         found = []
         for i, j in results.edges:
-            passes = results.get(i, j), results.get(j, i)
+            passes = directed[i, j], directed[j, i]
             one = verified_matches((i, j), *passes, (known[i], known[j]), matching_conf_thr)
             if one is not None:
                 found.append(one)
@@ -345,21 +346,25 @@ def _check(niter1: int, niter2: int, depth: str) -> None:
         raise ValueError(f"niter1={niter1} and niter2={niter2} must be 0 or more")
 
 
-def _canonicals(results: ForwardResults, masks: Sequence[Tensor]) -> list[Canonical]:
+def _read(
+    results: ForwardResults, masks: Sequence[Tensor]
+) -> tuple[list[Canonical], dict[tuple[int, int], DirectedMatches]]:
+    """Canonical pointmaps of all images and the matches of all passes, each read once."""
     paired: list[list[int]] = [[] for _ in masks]
     for i, j in results.edges:
         paired[i].append(j)
         paired[j].append(i)
-    found = []
+    found, directed = [], {}
     for n, (others, mask) in enumerate(zip(paired, masks, strict=True)):
         height, width = mask.shape
         passes = [results.get(n, other) for other in others]
+        directed |= {(n, o): one.matches for o, one in zip(others, passes, strict=True)}
         nothing = Canonical(
             torch.zeros(mask.shape), torch.zeros(mask.shape), float(max(mask.shape))
         )
         centre = torch.tensor([width / 2, height / 2])
         found.append(canonical_of(passes, mask, centre) if passes else nothing)
-    return found
+    return found, directed
 
 
 def _largest_part(
