@@ -56,9 +56,14 @@ def overlapping_parts(
         home = _largest(joined, speaks)
         silent = set(np.flatnonzero(~speaks).tolist())
         joined += [pair for pair in unordered - set(told) if set(pair) <= home | silent]
-    label = _components(joined, len(images))
-    parts = [np.flatnonzero(label == one).tolist() for one in np.unique(label)]
-    return sorted(parts, key=lambda part: (-len(part), part))
+    return connected_groups(joined, len(images))
+
+
+def connected_groups(pairs: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
+    """0 .. count - 1 in groups that pairs connect, largest first."""
+    label = _components(pairs, count)
+    groups = [np.flatnonzero(label == one).tolist() for one in np.unique(label)]
+    return sorted(groups, key=lambda group: (-len(group), group))
 
 
 def matches(first: View, second: View) -> int:
@@ -149,10 +154,10 @@ def _spanning_tree(pairs: list[tuple[int, int]], count: int) -> list[tuple[int, 
     return list(zip(tree.row.tolist(), tree.col.tolist(), strict=True))
 
 
-def _components(pairs: list[tuple[int, int]], count: int) -> np.ndarray:
+def _components(pairs: Sequence[tuple[int, int]], count: int) -> np.ndarray:
     return connected_components(_graph(pairs, count), directed=False)[1]
 
 
-def _graph(pairs: list[tuple[int, int]], count: int) -> coo_matrix:
+def _graph(pairs: Sequence[tuple[int, int]], count: int) -> coo_matrix:
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
     return coo_matrix((np.ones(len(pairs)), (rows, columns)), shape=(count, count))

@@ -33,15 +33,26 @@ def points_in_front(
             the higher does it count.
         tolerance: fraction of depth by which they must stand in front.
     """
-    height, width = other_depth.shape
+    place, inside, depth = pixels_of(points, intrinsics, other_depth.shape)
+    surface = _nearest_around(other_depth).flatten()[place]
+    certain = other_confidence.flatten()[place]
+    return inside & (surface > 0) & (depth < (1 - tolerance) * surface) & (confidence < certain)
+
+
+def pixels_of(
+    points: Tensor, intrinsics: Tensor, shape: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pixels of an image (H, W) points (..., 3) in its camera's frame fall on.
+
+    Returns:
+        flat numbers of pixels (...), 0 where there is none; whether there is one; and depths z.
+    """
+    height, width = shape
     pixels, depth = project(points, intrinsics)
     pixels = pixels.nan_to_num(-1e6, 1e6, -1e6).clamp(-1e6, 1e6).round().long()
     u, v = pixels.unbind(-1)
     inside = (depth > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    place = torch.where(inside, v * width + u, 0)
-    surface = _nearest_around(other_depth).flatten()[place]
-    certain = other_confidence.flatten()[place]
-    return inside & (surface > 0) & (depth < (1 - tolerance) * surface) & (confidence < certain)
+    return torch.where(inside, v * width + u, 0), inside, depth
 
 
 def _nearest_around(depth: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dust3r.cloud_opt.cleaning import pixels_of
 from dust3r.cloud_opt.pinhole import pixel_grid
 from dust3r.cloud_opt.similarity import rigid_of, scale_of
-from dust3r.utils.geometry import geotrf, inv, project
+from dust3r.utils.geometry import geotrf, inv
 from mast3r.cloud_opt.bundle import Bundle, BundleState
 from mast3r.cloud_opt.canonical import Canonical
 
@@ -127,12 +128,7 @@ def _signed_distance(
 ) -> tuple[Tensor, Tensor]:
     """Of points (S, H, W, 3) in a camera's frame: distance to its surface relative to depth, in
     front positive, cut off at ``limit``; and votes, 0 where it does not see them."""
-    height, width = depth.shape
-    pixels, z = project(points, matrix)
-    pixels = pixels.nan_to_num(-1e6, 1e6, -1e6).clamp(-1e6, 1e6).round().long()
-    u, v = pixels.unbind(-1)
-    inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    place = torch.where(inside, v * width + u, 0)
+    place, inside, z = pixels_of(points, matrix, depth.shape)
     surface = depth.flatten()[place]
     distance = surface / z.clamp_min(1e-9) - 1
     sees = inside & (surface > 0) & (distance > -limit)

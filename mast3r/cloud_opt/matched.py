@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from dust3r.overlap import agreeing
@@ -142,12 +140,3 @@ def _without_repeats(pixels: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor
     _, first = np.unique(pixels[order].numpy(), axis=0, return_index=True)
     chosen = torch.from_numpy(order[np.sort(first)])
     return pixels[chosen], confidence[chosen]
-
-
-def parts_of(count: int, matches: Sequence[PairMatches]) -> list[list[int]]:
-    """Images 0 .. count - 1 in groups that pairs connect, largest first."""
-    rows, columns = zip(*(pair.edge for pair in matches), strict=True) if matches else ((), ())
-    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
-    label = connected_components(graph, directed=False)[1]
-    groups = [np.flatnonzero(label == one).tolist() for one in np.unique(label)]
-    return sorted(groups, key=lambda group: (-len(group), group))

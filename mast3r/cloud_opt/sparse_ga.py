@@ -23,6 +23,7 @@ from dust3r.cloud_opt.pinhole import Pinholes, pixel_grid
 from dust3r.cloud_opt.scene import Scene
 from dust3r.cloud_opt.similarity import rigid_of
 from dust3r.model import AsymmetricCroCo3DStereo
+from dust3r.overlap import connected_groups
 from dust3r.utils.image import rgb
 from mast3r.cloud_opt.bundle import SLOTS, Bundle, BundleState
 from mast3r.cloud_opt.cache import DirectedMatches
@@ -36,7 +37,7 @@ from mast3r.cloud_opt.forward import (
     images_of,
     masks_of,
 )
-from mast3r.cloud_opt.matched import PairMatches, parts_of, verified_matches
+from mast3r.cloud_opt.matched import PairMatches, verified_matches
 
 log = logging.getLogger(__name__)
 
@@ -371,7 +372,7 @@ def _largest_part(
     results: ForwardResults, matches: Sequence[PairMatches], threshold: float
 ) -> tuple[list[int], list[str]]:
     """Images of the largest part that matches connect, and a note where others are left out."""
-    parts = parts_of(len(results.views), matches)
+    parts = connected_groups([pair.edge for pair in matches], len(results.views))
     if len(parts[0]) < 2:
         lower = ", lower matching_conf_thr" if threshold > 0 else ""
         raise ValueError(

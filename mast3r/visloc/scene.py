@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-# COLMAP's origin is the corner of the first pixel, the project's its centre.
-HALF_PIXEL = 0.5
+from dust3r.export.colmap import HALF_PIXEL
 
 
 @dataclass(frozen=True)
