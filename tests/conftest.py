@@ -7,7 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 NORMAL = np.array([0.2, 0.1, -1.0]) / np.linalg.norm([0.2, 0.1, -1.0])
 OFFSET = -2.5
@@ -104,3 +107,37 @@ def _write_frame(folder: Path, name: str, rgb: np.ndarray, depth: np.ndarray) ->
     Image.fromarray(rgb).save(folder / "images" / f"{name}.jpg", quality=100, subsampling=0)
     steps = (depth * 1000).round().astype(np.uint16)
     cv2.imwrite(str(folder / "depth" / f"{name}.png"), steps)
+
+
+class ColourNetwork(nn.Module):
+    """Descriptors are the first channels of colours, which tell the place in the world."""
+
+    patch_size = 16
+    landscape_only = False
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def encode_image(self, image, true_shape):
+        return image, torch.zeros(len(image), 1)
+
+    def predict(self, features1, shape1, features2, shape2):
+        images = [
+            features[0].permute(0, 2, 3, 1)[..., : self.channels]
+            for features in (features1, features2)
+        ]
+        return tuple(
+            {
+                "desc": F.normalize(F.pad(image, (0, 1), value=1.0), dim=-1),
+                "desc_conf": torch.ones(image.shape[:-1]),
+            }
+            for image in images
+        )
+
+
+@pytest.fixture
+def colour_network() -> Callable[..., nn.Module]:
+    """Makes networks that match pixels by their colours."""
+    return lambda channels=3: ColourNetwork(channels)

@@ -4,10 +4,7 @@ import cv2
 import numpy as np
 import pycolmap
 import pytest
-import torch
-import torch.nn.functional as F
 from PIL import ExifTags, Image
-from torch import nn
 
 import map_colmap
 from dust3r.utils.geometry import inv
@@ -15,30 +12,6 @@ from dust3r.utils.geometry import inv
 WIDTH, HEIGHT, FOCAL = 128, 96, 130.0
 INTRINSICS = np.array([[FOCAL, 0, (WIDTH - 1) / 2], [0, FOCAL, (HEIGHT - 1) / 2], [0, 0, 1]])
 SLOPE = 0.9
-
-
-class ColourModel(nn.Module):
-    """Descriptors are colours, which tell the place in the world."""
-
-    patch_size = 16
-    landscape_only = False
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def encode_image(self, image, true_shape):
-        return image, torch.zeros(len(image), 1)
-
-    def predict(self, features1, shape1, features2, shape2):
-        images = [features[0].permute(0, 2, 3, 1) for features in (features1, features2)]
-        return tuple(
-            {
-                "desc": F.normalize(F.pad(image, (0, 1), value=1.0), dim=-1),
-                "desc_conf": torch.ones(image.shape[:-1]),
-            }
-            for image in images
-        )
 
 
 def pose_of(number):
@@ -64,7 +37,7 @@ def photograph(number):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, colour_network):
     """Runs the script on five photographs, one of them stored turned by its EXIF tag."""
     folder = tmp_path / "photographs"
     folder.mkdir()
@@ -74,7 +47,7 @@ def run(tmp_path, monkeypatch):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     turned.save(folder / "room 2.png", exif=exif)
-    model = ColourModel()
+    model = colour_network()
     monkeypatch.setattr(map_colmap.weights, "load", lambda *_: (model, "colours"))
     monkeypatch.setattr(pycolmap.logging, "minloglevel", pycolmap.logging.minloglevel)
 

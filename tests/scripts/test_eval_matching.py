@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
 from dust3r.datasets.scannetpp import ScanNetpp
@@ -54,36 +52,12 @@ def oracle(shuffled=False):
     return matcher
 
 
-class WorldModel(nn.Module):
-    """Descriptors of the colours of the plane scene, which are the world's x and y."""
-
-    patch_size = 16
-    landscape_only = False
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def encode_image(self, image, true_shape):
-        return image, torch.zeros(len(image), 1)
-
-    def predict(self, features1, shape1, features2, shape2):
-        images = [features[0].permute(0, 2, 3, 1)[..., :2] for features in (features1, features2)]
-        return tuple(
-            {
-                "desc": F.normalize(F.pad(image, (0, 1), value=1.0), dim=-1),
-                "desc_conf": torch.ones(image.shape[:-1]),
-            }
-            for image in images
-        )
-
-
-def test_an_oracle_is_right_and_shuffled_descriptors_are_chance(script, dataset):
+def test_an_oracle_is_right_and_shuffled_descriptors_are_chance(script, dataset, colour_network):
     chosen, overlaps = script.choose_pairs(dataset, 20, 0.0, 0)
     matchers = {
         "oracle": oracle(),
         "shuffled": oracle(shuffled=True),
-        "model": script.network_matcher(WorldModel(), 4),
+        "model": script.network_matcher(colour_network(2), 4),
         "random": script.random_matcher(0),
     }
     told = script.report(script.evaluate(dataset, chosen, matchers), overlaps)
