@@ -241,11 +241,9 @@ class Bundle:
 
     def _target_corrections(self, host: Hosted, state: BundleState) -> Tensor:
         """(K,) of the cells that matches lie in in other images."""
-        found = torch.zeros_like(host.depth)
-        for slot, other in enumerate(host.others.tolist()):
-            here = host.slot == slot
-            found[here] = state.corrections[other][host.target_cell[here]]
-        return found
+        around = [state.corrections[other] for other in host.others.tolist()]
+        starts = torch.tensor([0, *(len(one) for one in around[:-1])]).cumsum(0)
+        return torch.cat(around)[starts[host.slot] + host.target_cell]
 
     def _cost(self, state: BundleState, spread: Spread) -> float:
         total = 0.0
