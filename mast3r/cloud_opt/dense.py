@@ -69,7 +69,7 @@ def dense_maps(
         depths.append(depth)
         deviations.append(torch.where(outside, torch.inf, relative * depth))
     if kind == "tsdf":
-        depths = _fused(bundle, state, canonicals, depths, bundle.precision**-0.5)
+        depths = _fused(bundle, state, canonicals, depths, bundle.depth_spread)
     return DenseMaps(depths, deviations)
 
 

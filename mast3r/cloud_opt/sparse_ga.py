@@ -178,7 +178,7 @@ class SparseScene(Scene):
     def depth_noise(self) -> float:
         """Standard deviation of an image's canonical depth, relative to it."""
         self._aligned()
-        return self._bundle.precision**-0.5
+        return self._bundle.depth_spread
 
     def get_im_poses(self) -> Tensor:
         return rigid_of(self._aligned().cameras).float()
