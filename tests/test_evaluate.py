@@ -182,6 +182,29 @@ def test_two_processes_give_what_one_gives(stored, tmp_path, mode):
     assert images[0] == images[1]
 
 
+@pytest.mark.parametrize("mode", [[], ["--streaming"]])
+def test_any_number_of_workers_gives_the_same_digits(stored, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(uq, "_WORTH_A_WORKER", 1)
+    names = "results.json", "images.csv", "results.md"
+    texts = []
+    for workers in ("0", "2", "3"):
+        assert uq_of(stored, tmp_path / workers, "--num_workers", workers, *mode) == 0
+        texts.append([(tmp_path / workers / name).read_text() for name in names])
+        found = [path.read_bytes() for path in sorted((tmp_path / workers / "records").rglob("*"))
+                 if path.is_file()]  # fmt: skip
+        texts[-1].append(found)
+    assert texts[0] == texts[1] == texts[2]
+    assert len(texts[0][-1]) == 6 and not list(tmp_path.glob("*/records/.ranks*"))
+
+
+def test_what_a_worker_cannot_read_is_named(stored, tmp_path, monkeypatch, logged):
+    monkeypatch.setattr(uq, "_WORTH_A_WORKER", 1)
+    helpers.store(tmp_path / "some")
+    pair_file(tmp_path / "some", "Walls", helpers.SOURCE, 3).unlink()
+    assert uq_of(tmp_path / "some", tmp_path / "out", "--num_workers", "2") == 2
+    assert "0000003.safetensors is missing or damaged" in logged()
+
+
 def _rounded(value):
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
@@ -223,9 +246,9 @@ def test_records_of_other_settings_are_refused_or_replaced(stored, tmp_path, log
 
 def test_a_damaged_record_is_named(stored, tmp_path, logged):
     assert uq_of(stored, tmp_path) == 0
-    (tmp_path / "records/Walls/0000002.npz").write_bytes(b"half")
+    (tmp_path / "records/Walls/0000002.safetensors").write_bytes(b"half")
     assert uq_of(stored, tmp_path) == 2
-    assert "0000002.npz is missing or damaged" in logged()
+    assert "0000002.safetensors is missing or damaged" in logged()
 
 
 def test_nan_in_predictions_is_counted_and_left_out(tmp_path):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from dust3r.cloud_opt.similarity import apply, from_parts, register
+from dust3r.cloud_opt.similarity import from_parts, register
 
 POINT_ALIGNMENTS = ("umeyama", "robust")
 DEPTH_ALIGNMENTS = ("none", "median", "lstsq")
@@ -22,15 +22,7 @@ def sim3(points: Tensor, targets: Tensor) -> Tensor:
 
     The closed form of Umeyama (1991), in float64.
     """
-    points, targets = points.double(), targets.double()
-    centre, goal = points.mean(0), targets.mean(0)
-    spread, wanted = points - centre, targets - goal
-    u, sizes, vt = torch.linalg.svd(wanted.T @ spread)
-    sign = torch.ones(3, dtype=torch.float64, device=points.device)
-    sign[2] = torch.linalg.det(u @ vt).sign()
-    rotation = u @ torch.diag(sign) @ vt
-    scale = (sizes * sign).sum() / spread.square().sum()
-    return from_parts(rotation, goal - scale * rotation @ centre, scale)
+    return _similarity(_Cloud(points), _Cloud(targets))
 
 
 def align_points(points: Tensor, targets: Tensor, kind: str = "umeyama") -> Tensor | None:
@@ -49,16 +41,21 @@ def align_points(points: Tensor, targets: Tensor, kind: str = "umeyama") -> Tens
     """
     if kind not in POINT_ALIGNMENTS:
         raise ValueError(f"alignment {kind!r} is unknown; choose {' or '.join(POINT_ALIGNMENTS)}")
-    if len(points) < _FEWEST_POINTS or _degenerate(points) or _degenerate(targets):
+    if len(points) < _FEWEST_POINTS:
+        return None
+    given, wanted = _Cloud(points), _Cloud(targets)
+    if given.degenerate or wanted.degenerate:
         return None
     if kind == "umeyama":
-        similarity = sim3(points, targets)
+        similarity = _similarity(given, wanted)
     else:
         chosen = slice(None, None, -(-len(points) // _REGISTERED))
-        given, wanted = points[None, chosen], targets[None, chosen]
-        weights = torch.ones(given.shape[:2], device=points.device)
-        similarity = register(given, wanted, weights)[0]
-    return apply(similarity, points.double()).float()
+        few = points[None, chosen], targets[None, chosen]
+        weights = torch.ones(few[0].shape[:2], device=points.device)
+        similarity = register(*few, weights)[0]
+    linear, shift = similarity[:3, :3], similarity[:3, 3]
+    # About the centre numbers are small, so that only their rounding to float32 is lost.
+    return (linear @ given.spread).add_((linear @ given.centre + shift)[:, None]).T.float()
 
 
 def depth_scale(depth: Tensor, truth: Tensor, kind: str) -> float:
@@ -81,7 +78,25 @@ def depth_scale(depth: Tensor, truth: Tensor, kind: str) -> float:
     raise ValueError(f"scale alignment {kind!r} is unknown; choose {', '.join(DEPTH_ALIGNMENTS)}")
 
 
-def _degenerate(points: Tensor) -> bool:
-    spread = (points - points.mean(0)).double()
-    variances = torch.linalg.eigvalsh(spread.T @ spread)
-    return not bool(variances[1] > _FLATTEST * variances[2])
+class _Cloud:
+    """Points (N, 3) in float64 about their centre: ``spread`` (3, N), which adds up fast."""
+
+    def __init__(self, points: Tensor) -> None:
+        self.spread = points.T.double().contiguous()
+        self.centre = self.spread.mean(1)
+        self.spread -= self.centre[:, None]
+        self.moments = self.spread @ self.spread.T
+
+    @property
+    def degenerate(self) -> bool:
+        variances = torch.linalg.eigvalsh(self.moments)
+        return not bool(variances[1] > _FLATTEST * variances[2])
+
+
+def _similarity(points: _Cloud, targets: _Cloud) -> Tensor:
+    u, sizes, vt = torch.linalg.svd(targets.spread @ points.spread.T)
+    sign = torch.ones_like(sizes)
+    sign[2] = torch.linalg.det(u @ vt).sign()
+    rotation = u @ torch.diag(sign) @ vt
+    scale = (sizes * sign).sum() / points.moments.trace()
+    return from_parts(rotation, targets.centre - scale * rotation @ points.centre, scale)

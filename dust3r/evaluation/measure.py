@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dust3r.evaluation.alignment import align_points, depth_scale
 from dust3r.evaluation.methods import DEPTH, POINT, Method, Reading
-from dust3r.evaluation.rankings import ranking_of_pixels
+from dust3r.evaluation.rankings import Columns
 from dust3r.evaluation.sketch import Curve, Sparse, rank_correlation
 from dust3r.uncertainty.estimates import inverse_confidence
 from dust3r.utils.geometry import geotrf, inv
@@ -36,7 +36,9 @@ class ImageMeasure:
         nll: sum over pixels, and their number.
         levels: (``LEVELS``,) histogram of ``Reading.level``.
         numbers: (target, by) -> ``aurc``, ``ause``, ``rho`` within this image.
-        pixels: exact: target -> errors (used,), ``own`` and ``conf`` -> uncertainties (used,).
+        pixels: exact: target -> errors, ``own`` and ``conf`` -> uncertainties, of used pixels.
+            Equal columns of methods of one image are one object. Of a record that was read: where
+            it has them, a ``records.Run`` each.
         sketches: streaming: (target, by) -> errors by uncertainty, and joint; (target, 'oracle').
     """
 
@@ -47,7 +49,7 @@ class ImageMeasure:
     nll: tuple[float, int] = (0.0, 0)
     levels: np.ndarray = field(default_factory=lambda: np.zeros(LEVELS, np.int64))
     numbers: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
-    pixels: dict[str, np.ndarray] = field(default_factory=dict)
+    pixels: dict[str, Any] = field(default_factory=dict)
     sketches: dict[tuple[str, str], tuple[Sparse, ...]] = field(default_factory=dict)
 
 
@@ -72,9 +74,12 @@ def point_errors(view: Maps, prediction: Maps, alignment: str) -> ErrorMaps:
     error = torch.full(valid.shape, torch.nan, device=points.device)
     # In the camera's own frame numbers are smallest, and so are their rounding errors.
     truth = geotrf(inv(view["camera_pose"][0].float()), truth)
-    moved = align_points(points[fitted], truth[fitted], alignment)
+    places = fitted.flatten().nonzero()[:, 0]
+    points, truth = (one.reshape(-1, 3).index_select(0, places) for one in (points, truth))
+    moved = align_points(points, truth, alignment)
     if moved is not None:
-        error[fitted] = (moved - truth[fitted]).norm(dim=-1)
+        x, y, z = (moved - truth).square().unbind(-1)
+        error.view(-1)[places] = (x + y + z).sqrt()
     return ErrorMaps(valid, error, moved is not None)
 
 
@@ -87,10 +92,12 @@ def depth_errors(view: Maps, reading: Reading) -> Tensor:
     depth, truth = reading.depth[0], view["depthmap"][0].float()
     fitted = view["valid_mask"][0] & depth.isfinite()
     error = torch.full(truth.shape, torch.nan, device=truth.device)
-    if fitted.any():
-        scale = depth_scale(depth[fitted], truth[fitted], "median")
+    places = fitted.flatten().nonzero()[:, 0]
+    if len(places):
+        depth, truth = (values.flatten().index_select(0, places) for values in (depth, truth))
+        scale = depth_scale(depth, truth, "median")
         scale = scale if 0 < scale < np.inf else 1.0
-        error[fitted] = (scale * depth[fitted] - truth[fitted]).abs()
+        error.view(-1)[places] = (scale * depth - truth).abs()
     return error
 
 
@@ -116,7 +123,7 @@ def measure_image(
     method: Method,
     geometry: ErrorMaps,
     number: int,
-    streaming: bool = False,
+    columns: Columns | None = None,
 ) -> ImageMeasure:
     """Measure one image, a batch of one, by one method.
 
@@ -124,8 +131,10 @@ def measure_image(
         pose1: camera 1's pose (1, 4, 4).
         geometry: of ``point_errors``, which methods of one model share.
         number: 1 or 2, which view it is.
-        streaming: give sketches in place of pixels, and the calibration of every eighth pixel.
+        columns: of the image, for exact rankings; None gives sketches in place of pixels, and the
+            calibration of every eighth pixel.
     """
+    streaming = columns is None
     reading = method.read(prediction)
     valid = geometry.valid
     maps = {POINT: geometry.point}
@@ -149,18 +158,19 @@ def measure_image(
     measure = ImageMeasure(view["label"][0], number, counts)
     if not counts["used"]:
         return measure
-    errors = {target: m[used].cpu().numpy() for target, m in maps.items()}
+    used = used.flatten().nonzero()[:, 0]
+    errors = {target: _numpy(m, used) for target, m in maps.items()}
     if streaming and "conf" in prediction:
         doubts[OWN if method.family == CONFIDENCE else CONFIDENCE] = spread_doubt(
             prediction["conf"][0]
         )
-    uncertainties = {by: m[used].float().cpu().numpy() for by, m in doubts.items()}
+    uncertainties = {by: _numpy(m, used) for by, m in doubts.items()}
     measure.errors = {
         target: (float(e.sum(dtype=np.float64)), float(np.square(e, dtype=np.float64).sum()))
         for target, e in errors.items()
     }
     _likelihood(measure, view, reading, pose1, used, streaming)
-    _rank(measure, errors, uncertainties, streaming)
+    _rank(measure, errors, uncertainties, columns)
     return measure
 
 
@@ -173,16 +183,13 @@ def _likelihood(
         truth = view["depthmap"].float()
     else:
         truth = geotrf(inv(pose1.float()), view["pts3d"].float())
-    nll = reading.nll(truth)[0][used].double()
+    nll = reading.nll(truth)[0].flatten()[used].double()
     finite = nll.isfinite()
     measure.nll = float(nll[finite].sum()), int(finite.sum())
     measure.counts["bad_likelihood"] = int((~finite).sum())
     if reading.level is not None:
-        mask = used[None].clone()
-        if thin:
-            kept = torch.zeros_like(mask).flatten()
-            kept[::STREAMED_LEVELS] = True
-            mask &= kept.view(mask.shape)
+        mask = torch.zeros(view["valid_mask"].shape, dtype=torch.bool, device=used.device)
+        mask.view(-1)[used[used % STREAMED_LEVELS == 0] if thin else used] = True
         levels = reading.level(truth, mask)
         levels = levels[np.isfinite(levels)]
         places = np.minimum((levels * LEVELS).astype(int), LEVELS - 1)
@@ -193,27 +200,32 @@ def _rank(
     measure: ImageMeasure,
     errors: dict[str, np.ndarray],
     uncertainties: dict[str, np.ndarray],
-    streaming: bool,
+    columns: Columns | None,
 ) -> None:
+    if columns is not None:
+        named = {**errors, **uncertainties}
+        measure.pixels = {name: columns.ordered(values) for name, values in named.items()}
+        measure.numbers = {
+            (target, by): columns.numbers(measure.pixels[target], measure.pixels[by])
+            for target in errors
+            for by in uncertainties
+        }
+        return
     for target, error in errors.items():
-        oracle = Sparse.ranking(error, error) if streaming else None
-        if streaming:
-            measure.sketches[target, "oracle"] = (oracle,)
+        oracle = Sparse.ranking(error, error)
+        least = Curve.of(oracle.counts, oracle.sums).area
+        measure.sketches[target, "oracle"] = (oracle,)
         for by, uncertainty in uncertainties.items():
-            if streaming:
-                ranked, joint = (
-                    Sparse.ranking(uncertainty, error),
-                    Sparse.joint(uncertainty, error),
-                )
-                measure.sketches[target, by] = ranked, joint
-                area = Curve.of(ranked.counts, ranked.sums).area
-                measure.numbers[target, by] = {
-                    "aurc": area,
-                    "ause": area - Curve.of(oracle.counts, oracle.sums).area,
-                    "rho": rank_correlation(joint.bins, joint.counts)[0],
-                }
-            else:
-                found = ranking_of_pixels(error, uncertainty)
-                measure.numbers[target, by] = {k: found[k] for k in ("aurc", "ause", "rho")}
-    if not streaming:
-        measure.pixels = {**errors, **uncertainties}
+            ranked, joint = Sparse.ranking(uncertainty, error), Sparse.joint(uncertainty, error)
+            measure.sketches[target, by] = ranked, joint
+            area = Curve.of(ranked.counts, ranked.sums).area
+            measure.numbers[target, by] = {
+                "aurc": area,
+                "ause": area - least,
+                "rho": rank_correlation(joint.bins, joint.counts)[0],
+            }
+
+
+def _numpy(values: Tensor, places: Tensor) -> np.ndarray:
+    """Those of a map (H, W) at flat ``places`` (n,), float32."""
+    return values.flatten().float().index_select(0, places).cpu().numpy()

@@ -29,7 +29,12 @@ def add_shared(parser: argparse.ArgumentParser, example: str) -> None:
     add("--num_pairs", type=count, help="pairs of each benchmark, at random; by default all")
     add("--seed", type=int, default=0, help="of the choice of pairs (%(default)s)")
     add("--batch_size", type=count, default=4, help="pairs at a time (%(default)s)")
-    add("--num_workers", type=int, default=2, help="processes that load (%(default)s)")
+    add(
+        "--num_workers",
+        type=int,
+        default=2,
+        help="processes that load, or that measure --predictions (%(default)s)",
+    )
     add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU where there is one")
     add("--samples", type=count, default=8, help="of mcd (%(default)s)")
     add("--dropout", type=float, default=0.1, help="rate of mcd (%(default)s)")
@@ -63,6 +68,7 @@ def evaluation_of(
                 "--save_predictions out"
             )
         chosen = names_or_none(args.benchmarks)
+        options |= {"num_workers": args.num_workers}
         return from_stored(args.predictions, chosen, methods, args.num_pairs, args.seed, **options)
     if not args.benchmarks:
         raise ValueError(f"give --benchmarks, such as {EXAMPLE}, or --predictions")

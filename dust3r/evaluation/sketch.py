@@ -25,14 +25,25 @@ _LOWEST = (127 - 22) << (23 - _JOINT_SHIFT)
 COVERAGES = np.linspace(0.01, 1.0, 100)
 
 
+def ordered_bits(values: np.ndarray) -> np.ndarray:
+    """The bits of float32 (n,) as int32 (n,) that are ordered as the values are."""
+    # Adding 0 makes minus zero plus zero.
+    return _swapped((np.ascontiguousarray(values, np.float32) + np.float32(0)).view(np.int32))
+
+
+def values_of_bits(bits: np.ndarray) -> np.ndarray:
+    """The inverse of ``ordered_bits``."""
+    return _swapped(bits).view(np.float32)
+
+
 def bins_of(values: np.ndarray) -> np.ndarray:
     """Bins (n,) in [0, ``BINS``) of float32 values (n,), in the order of the values."""
-    return (_ordered_bits(values) >> _SHIFT) + BINS // 2
+    return (ordered_bits(values) >> _SHIFT) + BINS // 2
 
 
 def joint_bins_of(values: np.ndarray) -> np.ndarray:
     """Coarse bins (n,) in [0, ``JOINT_SIDE``) of values (n,)."""
-    return np.clip((_ordered_bits(values) >> _JOINT_SHIFT) - _LOWEST, 0, JOINT_SIDE - 1)
+    return np.clip((ordered_bits(values) >> _JOINT_SHIFT) - _LOWEST, 0, JOINT_SIDE - 1)
 
 
 @dataclass(frozen=True)
@@ -200,11 +211,9 @@ def rank_correlation(bins: np.ndarray, counts: np.ndarray) -> tuple[float, float
     return rho, min(2.0, first + second + first * second + abs(rho) * (1 - left))
 
 
-def _ordered_bits(values: np.ndarray) -> np.ndarray:
-    """The bits of float32 (n,) as int64 that are ordered as the values are."""
-    # Adding 0 makes minus zero plus zero.
-    bits = (np.ascontiguousarray(values, np.float32) + np.float32(0)).view(np.int32)
-    return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
+def _swapped(bits: np.ndarray) -> np.ndarray:
+    """Turns the order of the bits of negative numbers, which grow as these fall."""
+    return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 
 def _add(state: Tensor, bins: np.ndarray, values: np.ndarray) -> None:

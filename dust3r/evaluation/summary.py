@@ -139,6 +139,7 @@ class MethodMetrics:
         return made
 
     def update(self, measure: ImageMeasure) -> None:
+        """Add an image; exact ``rankings`` over all images are for ``pooled`` to update."""
         self.counts.update(measure.counts)
         self.likelihood.update(measure.nll, measure.levels)
         used = measure.counts["used"]
@@ -151,9 +152,6 @@ class MethodMetrics:
                 oracle = measure.sketches[target, "oracle"][0]
                 ranked, joint = measure.sketches[key]
                 self.rankings[key].update(ranked, oracle, joint)
-            else:
-                pixels = (torch.from_numpy(measure.pixels[name]) for name in (target, by))
-                self.rankings[key].update(*pixels)
 
     def compute(self) -> dict[str, Any]:
         """Numbers over all ranks: counts, likelihood, and by target errors and rankings.
@@ -166,9 +164,8 @@ class MethodMetrics:
             targets[target] = errors.compute()
             for (of, by), ranking in self.rankings.items():
                 if of == target:
-                    found = {**ranking.compute(), **self.images[of, by].compute()}
-                    targets[target][by] = found
-                    # Pixels are large, and what is computed from them is kept.
+                    targets[target][by] = {**ranking.compute(), **self.images[of, by].compute()}
+                    # Sketches are large, and what is computed from them is kept.
                     ranking.reset()
         return {
             "method": self.method.label,

@@ -1,8 +1,9 @@
 """How well uncertainty ranks, and states, the errors of a model: the run from pairs to numbers."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dust3r.evaluation import benchmarks as named
 from dust3r.evaluation.measure import measure_image, point_errors, rankings_of
 from dust3r.evaluation.methods import Method
 from dust3r.evaluation.networks import Source, prediction_keys
+from dust3r.evaluation.pooled import pooled
 from dust3r.evaluation.predictions import (
     Networks,
     Predicted,
@@ -21,15 +23,20 @@ from dust3r.evaluation.predictions import (
     stored_sources,
     write_index,
 )
-from dust3r.evaluation.records import PairRecord, RecordStore
+from dust3r.evaluation.rankings import Columns
+from dust3r.evaluation.records import PairRecord, RecordStore, Run
 from dust3r.evaluation.report import write_json
 from dust3r.evaluation.summary import MethodMetrics, to_device
+from dust3r.evaluation.workers import mapped
 from dust3r.training.distributed import World
 
 log = logging.getLogger(__name__)
 
 RECORDS = "records"
-FORMAT = 1
+FORMAT = 2
+
+# Fewer pairs than these for each worker process are done sooner without it.
+_WORTH_A_WORKER = 4
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Evaluation:
         sources: label of a method -> source name.
         alignment: of points, see ``alignment.align_points``.
         streaming: sketches in place of all pixels.
+        num_workers: processes that measure stored predictions; the numbers do not depend on it.
     """
 
     methods: Sequence[Method]
@@ -65,6 +73,7 @@ class Evaluation:
     alignment: str = "umeyama"
     streaming: bool = False
     has_confidence: bool = True
+    num_workers: int = 0
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -100,9 +109,21 @@ class Evaluation:
             with tqdm(
                 total=len(mine), desc=one.name, unit="pair", disable=not world.is_main
             ) as bar:
-                for pair in self.provider.pairs(one.benchmark, mine):
-                    store.write(one.name, pair.index, self.measure_pair(pair))
+                for _ in self._measured(one, mine, store):
                     bar.update()
+
+    def _measured(
+        self, pairs: PairSet, indices: Sequence[int], store: RecordStore
+    ) -> Iterator[None]:
+        if isinstance(self.provider, Stored):
+            work = partial(_measure_stored, self, pairs.benchmark, store)
+            return mapped(work, indices, self._workers(len(indices)))
+        work = partial(_measure, self, pairs.benchmark, store)
+        # Networks use all threads; what they found is measured here, by one.
+        return mapped(work, self.provider.pairs(pairs.benchmark, indices))
+
+    def _workers(self, pairs: int) -> int:
+        return min(self.num_workers, pairs // _WORTH_A_WORKER)
 
     def measure_pair(self, pair: Predicted) -> PairRecord:
         """Both images of a pair by all methods."""
@@ -117,6 +138,7 @@ class Evaluation:
             for source, predictions in pair.predictions.items()
         }
         record = PairRecord()
+        columns = [None if self.streaming else Columns() for _ in pair.views]
         for method in self.methods:
             source = self.sources[method.label]
             method.check(pair.predictions[source][0], f"{method.label}'s {source}")
@@ -128,7 +150,7 @@ class Evaluation:
                     method,
                     geometry[source][n],
                     n + 1,
-                    self.streaming,
+                    columns[n],
                 )
                 for n, view in enumerate(pair.views)
             ]
@@ -142,29 +164,84 @@ class Evaluation:
         """
         found, images = [], []
         for one in self.pairs:
-            mine = one.indices[world.rank :: world.size]
-            skipped: list[str] = []
-            for method in self.methods:
-                # One method at a time: in exact mode its pixels fill the memory.
-                by = rankings_of(method, self.has_confidence)
-                metrics = MethodMetrics.of(method, by, self.streaming)
-                to_device(metrics, world)
-                rows: list[dict] = []
-                skipped = []
-                for index in mine:
-                    record = store.read(one.name, index, [method.label])
-                    skipped += [record.skipped] if record.skipped else []
-                    for measure in record.measures.get(method.label, ()):
-                        metrics.update(measure)
-                        rows.append(_row(one.name, method, index, measure))
-                numbers = {"benchmark": one.name, "pairs": len(one.indices), **metrics.compute()}
-                skipped = [reason for part in world.gather(skipped) for reason in part]
-                numbers["pairs_left_out"] = len(skipped)
-                _check_something(numbers, skipped)
-                found.append(numbers)
-                images += [row for part in world.gather(rows) for row in part]
+            numbers, rows, skipped = self._summarise(one, store, world)
             self.skipped[one.name] = skipped
+            for method in numbers:
+                _check_something(method, skipped)
+            found += numbers
+            images += rows
         return found, images
+
+    def _summarise(
+        self, one: PairSet, store: RecordStore, world: World
+    ) -> tuple[list[dict], list[dict], list[str]]:
+        every = {
+            method.label: MethodMetrics.of(
+                method, rankings_of(method, self.has_confidence), self.streaming
+            )
+            for method in self.methods
+        }
+        for metrics in every.values():
+            to_device(metrics, world)
+        rows: dict[str, list[dict]] = {label: [] for label in every}
+        columns: dict[tuple[str, str], list[Run]] = {}
+        skipped: list[str] = []
+        for place, index in enumerate(one.indices):
+            mine = place % world.size == world.rank
+            # Where pixels are is for every rank to know, for pooled rankings have no bounds.
+            if self.streaming and not mine:
+                continue
+            record = store.read(one.name, index)
+            skipped += [record.skipped] if record.skipped and mine else []
+            for method in self.methods:
+                for measure in record.measures.get(method.label, ()):
+                    for name, run in measure.pixels.items():
+                        columns.setdefault((method.label, name), []).append(run)
+                    if mine:
+                        every[method.label].update(measure)
+                        rows[method.label].append(_row(one.name, method, index, measure))
+        self._pool(one, columns, every, store, world)
+        skipped = [reason for part in world.gather(skipped) for reason in part]
+        numbers = [
+            {
+                "benchmark": one.name,
+                "pairs": len(one.indices),
+                **metrics.compute(),
+                "pairs_left_out": len(skipped),
+            }
+            for metrics in every.values()
+        ]
+        gathered = world.gather(rows)
+        return numbers, [row for key in rows for part in gathered for row in part[key]], skipped
+
+    def _pool(
+        self,
+        one: PairSet,
+        columns: Mapping[tuple[str, str], Sequence[Run]],
+        every: Mapping[str, MethodMetrics],
+        store: RecordStore,
+        world: World,
+    ) -> None:
+        """Rankings over all images, of pixels that stay on disk."""
+        rankings = [
+            ((label, target), (label, by))
+            for label, metrics in every.items()
+            for target, by in metrics.rankings
+        ]
+        if self.streaming:
+            return
+        workers = self._workers(len(one.indices))
+        for (error, doubt), part in pooled(columns, rankings, store.root, world, workers).items():
+            every[error[0]].rankings[error[1], doubt[1]].update(part.sums, part.groups, part.total)
+
+
+def _measure_stored(evaluation: Evaluation, benchmark: Any, store: RecordStore, index: int) -> None:
+    for pair in evaluation.provider.pairs(benchmark, [index]):
+        _measure(evaluation, benchmark, store, pair)
+
+
+def _measure(evaluation: Evaluation, benchmark: Any, store: RecordStore, pair: Predicted) -> None:
+    store.write(benchmark.name, pair.index, evaluation.measure_pair(pair))
 
 
 def from_networks(

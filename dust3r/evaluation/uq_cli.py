@@ -44,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser, **_: Any) -> None:
     )
     add("--output_dir", required=True, type=Path, help="folder that the files go to")
     add("--alignment", choices=POINT_ALIGNMENTS, default="umeyama", help="of points, per image")
-    add("--streaming", action="store_true", help="bounded memory: sketches in place of all pixels")
+    add(
+        "--streaming",
+        action="store_true",
+        help="less time and disk: sketches in place of all pixels",
+    )
     add(
         "--resume",
         action=argparse.BooleanOptionalAction,

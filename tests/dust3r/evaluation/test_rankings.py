@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dust3r.evaluation.measure import spread_doubt
-from dust3r.evaluation.rankings import ExactRanking, ranking_of_pixels
+from dust3r.evaluation.rankings import Columns, ranking_of_pixels
 from dust3r.evaluation.sketch import BINS, COVERAGES, RankingSketch, bins_of
-from dust3r.uncertainty.metrics import aurc, ause, spearman
+from dust3r.uncertainty.metrics import aurc, ause, sparsification_curve, spearman
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PUBLISHED = json.loads((GOLDEN / "uq.json").read_text())
@@ -21,6 +21,22 @@ NUMBERS = {"aurc": "AURC", "ause": "AUSE", "rho": "spearman"}
 def golden():
     with np.load(GOLDEN / "uq.npz") as stored:
         return stored["metric_err"], stored["metric_unc"]
+
+
+KINDS = ("plain", "ties", "constant", "floor")
+
+
+def made(kind, pixels, seed=0):
+    """Errors and uncertainties (pixels,) of which some or all are equal."""
+    rng = np.random.default_rng(seed)
+    error = rng.random(pixels).astype(np.float32)
+    uncertainty = {
+        "plain": error + rng.random(pixels) - 1,
+        "ties": rng.integers(0, 9, pixels),
+        "constant": np.ones(pixels),
+        "floor": np.maximum(1, error + rng.random(pixels)),
+    }[kind].astype(np.float32)
+    return error, uncertainty
 
 
 def sketched(error, uncertainty, parts=1):
@@ -34,20 +50,30 @@ def test_exact_rankings_are_the_published_numbers(golden):
     found = ranking_of_pixels(*golden)
     for key, name in NUMBERS.items():
         assert found[key] == pytest.approx(PUBLISHED[name], rel=1e-6)
-    metric = ExactRanking()
-    for half in (slice(0, 7000), slice(7000, None)):
-        metric.update(*(torch.from_numpy(values[half]) for values in golden))
-    assert metric.compute()["ause"] == pytest.approx(PUBLISHED["AUSE"], rel=1e-6)
+    columns = Columns()
+    error, uncertainty = (columns.ordered(values) for values in golden)
+    numbers = columns.numbers(error, uncertainty)
+    assert numbers == pytest.approx({key: found[key] for key in NUMBERS}, rel=1e-12)
 
 
-def test_exact_rankings_share_ties_as_the_metrics_do():
-    rng = np.random.default_rng(0)
-    error = rng.random(500).astype(np.float32)
-    uncertainty = rng.integers(0, 9, 500).astype(np.float32)
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_rankings_share_ties_as_the_metrics_do(kind):
+    error, uncertainty = made(kind, 500)
     found = ranking_of_pixels(error, uncertainty)
     tensors = torch.from_numpy(error), torch.from_numpy(uncertainty)
     for key, function in (("aurc", aurc), ("ause", ause), ("rho", spearman)):
-        assert found[key] == pytest.approx(float(function(*tensors)), rel=1e-5)
+        expected = float(function(*tensors))
+        assert found[key] == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    curve = sparsification_curve(*tensors, n_bins=100)[1].flip(0)
+    np.testing.assert_allclose(found["risk"], curve, rtol=1e-5)
+
+
+def test_equal_columns_of_an_image_are_sorted_once():
+    columns = Columns()
+    error, uncertainty = made("plain", 50)
+    assert columns.ordered(error) is columns.ordered(error.copy())
+    assert columns.ordered(error) is not columns.ordered(uncertainty)
+    np.testing.assert_array_equal(columns.ordered(-error).values, np.sort(-error))
 
 
 def test_sketches_are_within_their_stated_bounds_of_the_published_numbers(golden):
