@@ -25,7 +25,7 @@ from dust3r.uncertainty.evaluation import (
     predict,
     thinning,
 )
-from dust3r.uncertainty.reliability import Reliability
+from dust3r.uncertainty.reliability import HEAD_OF_FAMILY, Reliability
 from dust3r.uncertainty.tables import markdown, summary_line, uncertainty_or_all
 from dust3r.utils.device import chosen_device
 from dust3r.utils.files import atomic_path
@@ -81,7 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--calibration",
         metavar="FILE",
         help="draw deviations as this file of evaluate.py calibrate mends them, and whether they "
-        f"hold what they should; {AUTO}: the file beside the checkpoint",
+        f"hold what they should; a folder of such files, or {AUTO}: that of the checkpoint, where "
+        "FeatUQ's comes before GeoUQ's",
     )
     add("--batch_size", type=_count, default=4, help="pairs at a time (%(default)s)")
     add("--num_workers", type=int, default=2, help="processes that load (%(default)s)")
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     train_dataset = _dataset(args.train_dataset, "--train_dataset") if args.train_dataset else None
     reliability = None
     if args.calibration is not None:
-        reliability = Reliability(load_for(args.calibration, args.ckpt))
+        reliability = Reliability(load_for(args.calibration, args.ckpt, tuple(HEAD_OF_FAMILY)))
     model, spec = load(args.ckpt, args.model, args.seed)
     baselines = None
     if train_dataset is not None:

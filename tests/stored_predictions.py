@@ -13,7 +13,7 @@ SIDE = 24
 SOURCE = "net-0"
 
 
-def view(generator, number, valid=True):
+def view(generator, number, valid=True, room="room"):
     """A view of a bumpy wall, with the truth about it."""
     intrinsics = torch.tensor([[[20.0, 0, 11.5], [0, 20, 11.5], [0, 0, 1]]])
     pose = torch.eye(4)[None].clone()
@@ -28,17 +28,20 @@ def view(generator, number, valid=True):
         "camera_intrinsics": intrinsics,
         "true_shape": torch.tensor([[SIDE, SIDE]]),
         "pts3d": depthmap_to_pts3d(depth, intrinsics, pose),
-        "label": [f"room/{number}"],
-        "instance": [f"room/{number}.jpg"],
+        "label": [f"{room}/{number}"],
+        "instance": [f"{room}/{number}.jpg"],
     }
 
 
-def prediction(one, generator, first, spoil=0):
-    """Of a view: noise of a known deviation, half of it told by GeoUQ, a third by confidence."""
+def prediction(one, generator, first, spoil=0, factor=1.0):
+    """Of a view: noise of a known deviation, half of it told by GeoUQ, a third by confidence.
+
+    ``factor``: how much larger the noise of GeoUQ's depth is than what it tells.
+    """
     shape = one["depthmap"].shape
     sigma = torch.exp(torch.randn(shape, generator=generator) - 3)
     points = one["pts3d"] + 0.5 * sigma[..., None] * torch.randn(*shape, 3, generator=generator)
-    depth = one["depthmap"] + sigma * torch.randn(shape, generator=generator)
+    depth = one["depthmap"] + factor * sigma * torch.randn(shape, generator=generator)
     if spoil:
         points.view(-1, 3)[:spoil] = torch.nan
     alpha = torch.full_like(sigma, 30.0)
@@ -51,19 +54,35 @@ def prediction(one, generator, first, spoil=0):
             "depth_var": sigma.square()[:, None], **maps}  # fmt: skip
 
 
-def store(folder: Path, pairs: int = 5, valid: bool = True, spoil: int = 0, seed: int = 0) -> Path:
-    """A folder of predictions, benchmark ``Walls``; ``spoil`` points of each image are NaN."""
+def store(
+    folder: Path,
+    pairs: int = 5,
+    valid: bool = True,
+    spoil: int = 0,
+    seed: int = 0,
+    name: str = "Walls",
+    room: str = "room",
+    factor: float = 1.0,
+) -> Path:
+    """A folder of predictions of a benchmark ``name``; ``spoil`` points of each image are NaN.
+
+    Called again with the same folder it adds another benchmark.
+    """
     generator = torch.Generator().manual_seed(seed)
     for index in range(pairs):
-        views = tuple(view(generator, 2 * index + n, valid) for n in range(2))
-        found = tuple(prediction(one, generator, n == 0, spoil) for n, one in enumerate(views))
-        store_pair(folder, "Walls", Predicted(index, views, {SOURCE: found}))
+        views = tuple(view(generator, 2 * index + n, valid, room) for n in range(2))
+        found = tuple(
+            prediction(one, generator, n == 0, spoil, factor) for n, one in enumerate(views)
+        )
+        store_pair(folder, name, Predicted(index, views, {SOURCE: found}))
+    path = folder / INDEX
+    others = json.loads(path.read_text())["benchmarks"] if path.is_file() else {}
     content = {
-        "benchmarks": {"Walls": {"spec": "made up", "pairs": list(range(pairs))}},
+        "benchmarks": others | {name: {"spec": "made up", "pairs": list(range(pairs))}},
         "methods": {"conf": SOURCE},
         "sources": {SOURCE: "net.pth"},
     }
-    (folder / INDEX).write_text(json.dumps(content))
+    path.write_text(json.dumps(content))
     return folder
 
 

@@ -131,7 +131,7 @@ def calibration_of(ckpt: Path, family: str = "geom", factor: float = 3.0) -> Pat
         **{"family": family, "region": region, "dataset": "Rooms()", "checkpoint": ckpt.name},
         checkpoint_sha256=calibration_file.sha256_of(ckpt),
     )
-    return calibration_file.save(made, calibration_file.path_beside(ckpt))
+    return calibration_file.save(made, calibration_file.path_beside(ckpt, family))
 
 
 @pytest.mark.parametrize("more", [(), ("--all",)])
@@ -152,7 +152,10 @@ def test_calibrated_deviations_and_their_reliability(root, save, tmp_path, capsy
 
 @pytest.mark.parametrize(
     ("family", "expected"),
-    [("conf", "says nothing of depth"), ("feat", "the prediction is not of family 'feat'")],
+    [
+        ("conf", "calibrates the family 'conf', not 'feat' or 'geom'"),
+        ("feat", "the prediction is not of family 'feat'"),
+    ],
 )
 def test_calibration_of_another_family(root, save, tmp_path, caplog, family, expected) -> None:
     ckpt = save(spec_of("dpt_uq"))

@@ -76,7 +76,7 @@ _FILES: Options = {
     "calibration": {
         "metavar": "FILE",
         "help": "file of evaluate.py calibrate: tell the radius that holds 90%% of the points "
-        "(dense only); auto: the one beside the checkpoint",
+        "(dense only); a folder of such files, or auto: that of the checkpoint",
     },
     "min_conf": {"type": float, "help": "least confidence of an exported point (0)"},
     "hide": {

@@ -67,13 +67,13 @@ def load_calibration(
     """The calibration of a checkpoint; None where ``name`` is.
 
     Args:
-        name: file, or 'auto' for the one beside the checkpoint.
+        name: file, folder, or 'auto' for the checkpoint's own folder; see ``load_for``.
         weights, model_name: as of ``load``, which made ``model``.
         model: of that checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: see ``dust3r.uncertainty.calibration_file.load``; or the
-            model states no deviation of depth, or was not loaded from a file.
+        FileNotFoundError, ValueError: see ``dust3r.uncertainty.calibration_file.load_for``; or
+            the model states no deviation of depth, or was not loaded from a file.
     """
     if name is None:
         return None
@@ -87,7 +87,7 @@ def load_calibration(
         raise ValueError(f"--calibration is for a file of weights, and {path} is none")
     # As the alignment does, which takes the deviations of FeatUQ where there are both.
     family = "feat" if model.head_type.endswith("feat") else "geom"
-    return load_for(name, path, family=family)
+    return load_for(name, path, [family])
 
 
 def native_size(model: AsymmetricCroCo3DStereo) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dust3r.evaluation import depth_cli, pose_cli, uq_cli
+from dust3r.evaluation import calibrate_cli, depth_cli, pose_cli, uq_cli
 from dust3r.training.checkpoint import CheckpointError
 from dust3r.training.distributed import World
 from dust3r.utils.device import best_device, chosen_device
@@ -19,7 +19,12 @@ log = logging.getLogger(__name__)
 
 USER_ERRORS = (ValueError, FileNotFoundError, CheckpointError)
 # Each has HELP, add_arguments(parser) and run(args, world, aligners=...) -> what to print.
-COMMANDS: dict[str, ModuleType] = {"uq": uq_cli, "depth": depth_cli, "pose": pose_cli}
+COMMANDS: dict[str, ModuleType] = {
+    "uq": uq_cli,
+    "calibrate": calibrate_cli,
+    "depth": depth_cli,
+    "pose": pose_cli,
+}
 
 
 def main(

@@ -51,6 +51,21 @@ def curves_figure(found: Sequence[Found], title: str = "") -> Figure:
     return sheet([Block(rows, CHART_INCHES)], title)
 
 
+def coverage_figure(found: Sequence[Found], levels: np.ndarray, title: str = "") -> Figure:
+    """Reliability diagrams of methods on one data set, as stated and calibrated.
+
+    Args:
+        found: with ``method`` and ``kinds``: name -> ``curve``, the shares held at ``levels``.
+    """
+    charts = [
+        Chart(f"{one['method']}: reliability", partial(_coverage, one["kinds"], levels))
+        for one in found
+    ]
+    return sheet(
+        [Block([charts[n : n + 3] for n in range(0, len(charts), 3)], CHART_INCHES)], title
+    )
+
+
 def image_figure(
     view: Mapping[str, Any],
     prediction: Mapping[str, Tensor],
@@ -150,6 +165,18 @@ def _excess(found: Sequence[Found], colours: Mapping[str, Any], axes: Axes) -> N
         axes.plot(stated, share - stated, color=colours[one["method"]], lw=1.3, label=one["method"])
     _finish(axes, "stated probability of the region", "above 0: cautious, below: overconfident")
     axes.set_xlim(0, 1)
+
+
+def _coverage(kinds: Mapping[str, Found], levels: np.ndarray, axes: Axes) -> None:
+    axes.plot([0, 1], [0, 1], "k--", lw=0.8)
+    palette = matplotlib.colormaps["tab10"].colors
+    for number, (kind, one) in enumerate(kinds.items()):
+        # Zero at level zero is no measurement, but where every curve begins.
+        shares, stated = np.append(0, one["curve"]), np.append(0, levels)
+        label = f"{kind}: error {one['calibration_error']:.3g}"
+        axes.plot(stated, shares, color=palette[number], lw=1.3, label=label)
+    _finish(axes, "share to be held", "share of truths inside, mean of images")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
 def _finish(axes: Axes, across: str, up: str) -> None:

@@ -43,6 +43,27 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        title: of it.
+        about: what it is.
+        problems: what the reader is to be warned of.
+        tables: headings, and tables as of ``report.table``.
+        curves: PNG; None for none.
+        panels: images.
+    """
+
+    title: str
+    about: str
+    problems: Sequence[str] = ()
+    tables: Sequence[tuple[str, str]] = ()
+    curves: bytes | None = None
+    panels: Sequence[Panel] = ()
+
+
 def page(
     title: str,
     told: Mapping[str, str],
@@ -50,7 +71,7 @@ def page(
     curves: Mapping[str, bytes],
     panels: Sequence[Panel],
 ) -> str:
-    """The text of the page.
+    """The text of the page of an evaluation of uncertainty.
 
     Args:
         told: settings to show, by name.
@@ -58,33 +79,49 @@ def page(
         curves: PNG by benchmark.
         panels: best, median and worst images.
     """
+    sections = []
+    for benchmark in dict.fromkeys(one["benchmark"] for one in found):
+        rows = [one for one in found if one["benchmark"] == benchmark]
+        tables = []
+        for target, name in TARGETS.items():
+            ranked = [one for one in rows if target in one["targets"]]
+            if ranked:
+                tables.append((name, report.ranking_table(ranked, target)))
+        stated = [one for one in rows if "nll" in one]
+        if stated:
+            heading = "Stated distributions, without any alignment"
+            tables.append((heading, report.likelihood_table(stated)))
+        sections.append(
+            Section(
+                benchmark,
+                report.about(rows[0]),
+                problem_lines(report.problems(rows)),
+                tables,
+                curves.get(benchmark),
+                [panel for panel in panels if panel.benchmark == benchmark],
+            )
+        )
+    return document(title, told, sections)
+
+
+def document(title: str, told: Mapping[str, str], sections: Sequence[Section]) -> str:
+    """The text of a page: settings by name, then its sections."""
     parts = [f"<h1>{html.escape(title)}</h1>", "<dl>"]
     for key, value in told.items():
         parts.append(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>")
     parts.append("</dl>")
-    for benchmark in dict.fromkeys(one["benchmark"] for one in found):
-        rows = [one for one in found if one["benchmark"] == benchmark]
-        parts.append(f"<h2>{html.escape(benchmark)}</h2>")
-        parts.append(f"<p>{html.escape(report.about(rows[0]))}</p>")
-        about = report.problems(rows)
-        if about:
-            lines = about.replace("**", "").removeprefix("- ").split("\n- ")
-            parts += [f'<p class="problem">{html.escape(line)}</p>' for line in lines]
-        for target, name in TARGETS.items():
-            ranked = [one for one in rows if target in one["targets"]]
-            if ranked:
-                parts += [f"<h3>{name}</h3>", _table(report.ranking_table(ranked, target))]
-        stated = [one for one in rows if "nll" in one]
-        if stated:
-            parts.append("<h3>Stated distributions, without any alignment</h3>")
-            parts.append(_table(report.likelihood_table(stated)))
-        if benchmark in curves:
-            parts.append(_image(curves[benchmark], f"Curves of {benchmark}"))
-        for panel in panels:
-            if panel.benchmark == benchmark:
-                caption = f"<figcaption>{html.escape(panel.caption)}</figcaption>"
-                picture = _image(panel.png, panel.caption)
-                parts.append(f'<figure>{caption}<div class="wide">{picture}</div></figure>')
+    for one in sections:
+        parts.append(f"<h2>{html.escape(one.title)}</h2>")
+        parts.append(f"<p>{html.escape(one.about)}</p>")
+        parts += [f'<p class="problem">{html.escape(line)}</p>' for line in one.problems]
+        for heading, content in one.tables:
+            parts += [f"<h3>{html.escape(heading)}</h3>", _table(content)]
+        if one.curves is not None:
+            parts.append(_image(one.curves, f"Curves of {one.title}"))
+        for panel in one.panels:
+            caption = f"<figcaption>{html.escape(panel.caption)}</figcaption>"
+            picture = _image(panel.png, panel.caption)
+            parts.append(f'<figure>{caption}<div class="wide">{picture}</div></figure>')
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -92,6 +129,11 @@ def page(
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body>\n{body}\n</body></html>\n"
     )
+
+
+def problem_lines(markdown: str) -> list[str]:
+    """A Markdown list of warnings as plain lines; none where empty."""
+    return markdown.replace("**", "").removeprefix("- ").split("\n- ") if markdown else []
 
 
 def _image(png: bytes, text: str) -> str:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dust3r.uncertainty.calibration_samples import ErrorSamples
-from dust3r.uncertainty.stated import probability_at_truth, radial_quantile
+from dust3r.uncertainty.stated import probability_at_truth, radial_cdf, radial_quantile
 
 Kind = Literal["conformal", "isotonic", "scale"]
 ScaleBy = Literal["nll", "median"]
@@ -263,6 +263,44 @@ def coverage(
     return Coverage(
         np.asarray(levels, float), shares, deviations, len(samples), count, samples.left_out
     )
+
+
+def least_levels(
+    samples: ErrorSamples,
+    calibration: Calibration | None = None,
+    *,
+    kind: Kind = "conformal",
+    region: str = "interval",
+) -> np.ndarray:
+    """Of every pixel (N,) the least level whose region holds the true value.
+
+    The share of pixels at most L is thus the coverage at L, of ``coverage``, for all L at once.
+
+    Args:
+        samples: the pixels.
+        calibration, kind, region: as of ``coverage``.
+
+    Returns:
+        In [0, 1]; for ``'conformal'`` one of ``calibration.levels``, and 1 beyond their radii.
+    """
+    if calibration is None:
+        return radial_cdf(samples.ratios, region, samples.df)
+    _check_kind(kind, 0.5)
+    if kind != "conformal":
+        scaled = samples.ratios / calibration.scale
+        if kind == "scale":
+            return radial_cdf(scaled, calibration.region, samples.df)
+        held = calibration.cdf(samples.errors, samples.sigmas, samples.df)
+        return held if calibration.region != "interval" else np.abs(2 * held - 1)
+    groups = np.zeros(len(samples), int)
+    if calibration.binned_by is not None:
+        value = binned_value(calibration.binned_by, samples.sigmas, samples.depths)
+        groups = np.searchsorted(calibration.edges, value)
+    levels, found = np.append(calibration.levels, 1.0), np.empty(len(samples))
+    for number, radii in enumerate(calibration.radii):
+        of_group = groups == number
+        found[of_group] = levels[np.searchsorted(radii, samples.ratios[of_group])]
+    return found
 
 
 def binned_value(binned_by: BinnedBy, sigma: np.ndarray, depth: np.ndarray | None) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Calibrations as JSON beside their checkpoint, read as what a stranger may have written."""
 
+import glob
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -34,10 +35,15 @@ _LARGEST = 1e15
 _KINDS_OF_COVERAGE = (STATED, *get_args(Kind))
 
 
-def path_beside(checkpoint: str | Path) -> Path:
-    """``<checkpoint>.calibration.json``."""
+def path_beside(checkpoint: str | Path, family: str, region: str | None = None) -> Path:
+    """``<checkpoint>.<family>.calibration.json``, since a checkpoint may have several families.
+
+    Of ellipsoids, which come besides the balls of the same family,
+    ``<checkpoint>.<family>-ellipsoid.calibration.json``.
+    """
     checkpoint = Path(checkpoint)
-    return checkpoint.with_name(checkpoint.name + SUFFIX)
+    what = f"{family}-{region}" if region == "ellipsoid" else family
+    return checkpoint.with_name(f"{checkpoint.name}.{what}{SUFFIX}")
 
 
 def sha256_of(checkpoint: str | Path) -> str:
@@ -98,23 +104,51 @@ def load(
             "calibrate"
         ) from error
     if family is not None and calibration.family != family:
-        raise ValueError(
-            f"{path} calibrates the family {calibration.family!r}, not {family!r}: give a "
-            "calibration of the family that is used"
-        )
+        raise ValueError(_other_family(path, calibration, repr(family)))
     if checkpoint is not None:
         _check_checkpoint(calibration, path, Path(checkpoint))
     return calibration
 
 
-def load_for(name: str | Path, checkpoint: str | Path, *, family: str | None = None) -> Calibration:
-    """As ``load``, where ``'auto'`` is the file beside the checkpoint."""
-    path = path_beside(checkpoint) if str(name) == AUTO else name
-    return load(path, family=family, checkpoint=checkpoint)
+def load_for(name: str | Path, checkpoint: str | Path, families: Sequence[str]) -> Calibration:
+    """The calibration of a checkpoint that a user named.
+
+    Args:
+        name: a file; a folder that holds the calibrations of checkpoints under the names of
+            ``path_beside``; or ``'auto'`` for the checkpoint's own folder.
+        checkpoint: file of the weights.
+        families: that can be used; of a folder's files the first of them is taken.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load``; or it is of another family.
+    """
+    path = Path(name)
+    if str(name) == AUTO or path.is_dir():
+        folder = Path(checkpoint).parent if str(name) == AUTO else path
+        wanted = [folder / path_beside(checkpoint, one).name for one in families]
+        path = next((one for one in wanted if one.is_file()), None)
+        if path is None:
+            others = sorted(folder.glob(f"{glob.escape(Path(checkpoint).name)}.*{SUFFIX}"))
+            having = f" (there is {', '.join(one.name for one in others)})" if others else ""
+            raise FileNotFoundError(
+                f"no calibration {' or '.join(map(str, wanted))}{having}: make one with "
+                f"evaluate.py calibrate --methods {families[0]}"
+            )
+    found = load(path, checkpoint=checkpoint)
+    if found.family not in families:
+        raise ValueError(_other_family(path, found, " or ".join(map(repr, families))))
+    return found
 
 
 class _DamagedError(Exception):
     """What is wrong with the content of a file."""
+
+
+def _other_family(path: Path, calibration: Calibration, wanted: str) -> str:
+    return (
+        f"{path} calibrates the family {calibration.family!r}, not {wanted}: give a calibration of "
+        "the family that is used"
+    )
 
 
 def _check_checkpoint(calibration: Calibration, path: Path, checkpoint: Path) -> None:

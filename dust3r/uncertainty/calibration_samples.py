@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -180,10 +181,34 @@ class ErrorCollector:
         self._kept[image] = np.stack([one[chosen] for one in arrays if one is not None])
         self._total += len(chosen)
         while self._total > self._max_pixels and self._per_image > 1:
-            self._per_image //= 2
-            # Copied, because a view would keep the whole array alive.
-            self._kept = {k: one[:, : self._per_image].copy() for k, one in self._kept.items()}
-            self._total = sum(one.shape[1] for one in self._kept.values())
+            self._thin(self._per_image // 2)
+
+    def gathered(self, gather: Callable[[Any], list[Any]]) -> ErrorCollector:
+        """All images of several processes, as if one had seen them all; the same on each.
+
+        Args:
+            gather: gives what every process passed to it, as ``World.gather``.
+        """
+        self._thin(min(gather(self._per_image)))
+        while sum(gather(self._total)) > self._max_pixels and self._per_image > 1:
+            self._thin(self._per_image // 2)
+        whole = ErrorCollector(
+            per_image=self._per_image, max_pixels=self._max_pixels, seed=self._seed
+        )
+        for kept, columns, left_out in gather((self._kept, self._columns, self.left_out)):
+            whole._kept |= kept
+            whole._columns = columns or whole._columns
+            whole.left_out += left_out
+        whole._total = sum(one.shape[1] for one in whole._kept.values())
+        return whole
+
+    def _thin(self, per_image: int) -> None:
+        if per_image == self._per_image:
+            return
+        self._per_image = per_image
+        # Copied, because a view would keep the whole array alive.
+        self._kept = {k: one[:, :per_image].copy() for k, one in self._kept.items()}
+        self._total = sum(one.shape[1] for one in self._kept.values())
 
     def samples(self) -> ErrorSamples:
         """All that was kept, images in the order of their names."""

@@ -1,62 +1,134 @@
-"""Errors of predicted depths against what was stated of them, before and after calibration."""
+"""Errors of predictions against what was stated of them, before and after calibration."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dust3r.uncertainty.calibration import Calibration, Coverage, coverage
 from dust3r.uncertainty.calibration_samples import ErrorCollector, ErrorSamples
 from dust3r.uncertainty.estimates import FEAT, GEO, uncertainty_heads
-from dust3r.uncertainty.stated import DEPTH_SUFFIXES, stated
+from dust3r.uncertainty.families import FAMILIES
+from dust3r.uncertainty.stated import (
+    DEPTH_SUFFIXES,
+    ELLIPSOID_SIGMA,
+    mahalanobis,
+    stated,
+)
+from dust3r.utils.geometry import geotrf, inv
 
-HEAD_OF_FAMILY = {"geom": GEO, "feat": FEAT}
+# In order of preference, as of alignments.
+HEAD_OF_FAMILY = {"feat": FEAT, "geom": GEO}
 
 # Of the curve: 100 images hold radii up to 99%.
 CURVE = tuple(np.arange(1, 20) / 20)
 
 
-def add_depth(
-    collector: ErrorCollector,
+@dataclass(frozen=True)
+class ViewErrors:
+    """Errors of one batched view and what was stated of them, each (B,H,W).
+
+    Nothing is aligned or scaled: predictions are held against the truth as they are.
+
+    Attributes:
+        errors: predicted less true depth in the view's own camera; of points the distance of the
+            predicted from the true one, in camera 1's frame, or its Mahalanobis length. Metres for
+            a metric model, no unit for a Mahalanobis length.
+        sigmas, df: as of ``dust3r.uncertainty.stated.Stated``; constant for Mahalanobis lengths.
+        depths: predicted depth, or distance of the predicted point from camera 1.
+        true_depths: the same of the truth.
+    """
+
+    errors: Tensor
+    sigmas: Tensor
+    df: Tensor | None
+    depths: Tensor
+    true_depths: Tensor
+
+    def add_to(
+        self, collector: ErrorCollector, valid: Tensor, name: str, *, with_depths: bool = False
+    ) -> None:
+        """Add the pixels of ``valid`` (B,H,W) bool to a collector, an image for each of B.
+
+        Args:
+            name: of this batch and view; images are told apart by their place in it.
+            with_depths: add depths as well, for groups of relative sigma. Pixels whose depth is
+                not above 0 are then left out, and counted.
+        """
+        for index, mask in enumerate(valid.cpu()):
+            collector.add(
+                self.errors[index],
+                self.sigmas[index],
+                f"{name}/{index}",
+                df=None if self.df is None else self.df[index],
+                depths=self.depths[index] if with_depths else None,
+                mask=mask,
+            )
+
+    def scale(self, valid: Tensor) -> float:
+        """Median ratio of true to predicted depths within ``valid`` (B,H,W); NaN without any.
+
+        1 for a metric model; errors hold what the scale of others is off by.
+        """
+        good = valid & self.depths.isfinite() & (self.depths > 0)
+        return (self.true_depths[good] / self.depths[good]).median().item()
+
+
+def view_errors(
     view: Mapping[str, Any],
     prediction: Mapping[str, Tensor],
     family: str,
-    name: str,
-    *,
-    with_depths: bool = False,
-) -> None:
-    """Add the depth errors of the images of one batched view (DESIGN 2), of its valid pixels.
+    pose1: Tensor,
+    region: str | None = None,
+) -> ViewErrors:
+    """Errors of a family's own depths or points.
 
     Args:
-        collector: what is added to, with degrees of freedom.
-        view: with ground truth.
+        view: with ground truth (DESIGN 2).
         prediction: of the same view.
-        family: ``'geom'`` or ``'feat'``, whose error is of its own mean.
-        name: of this batch and view; images are told apart by their place in it.
-        with_depths: add the predicted depths as well, for groups of relative sigma. Pixels whose
-            depth is not above 0 are then left out, and counted.
+        family: a name of ``FAMILIES``.
+        pose1: camera 1's pose (B,4,4), camera-to-world.
+        region: ``'ellipsoid'`` for Mahalanobis lengths; by default intervals of depth or balls,
+            as the family has it.
 
     Raises:
-        ValueError: the family is not of depth, or the prediction is of another.
+        ValueError: the prediction is of another family, or this one states no such region.
     """
-    if family not in DEPTH_SUFFIXES:
-        raise ValueError(
-            f"family {family!r} states no deviation of depth; give {' or '.join(DEPTH_SUFFIXES)}"
-        )
     said = stated(prediction, family)
-    heads = {head.name: head for head in uncertainty_heads(prediction)}
-    mean = heads[HEAD_OF_FAMILY[family]].mean
-    errors = mean - view["depthmap"].float()
-    for index, valid in enumerate(view["valid_mask"]):
-        collector.add(
-            errors[index],
-            said.sigma[index],
-            f"{name}/{index}",
-            df=said.df[index],
-            depths=mean[index] if with_depths else None,
-            mask=valid.cpu(),
+    region = said.region if region is None else region
+    if region != said.region and (region, said.region) != ("ellipsoid", "ball"):
+        raise ValueError(
+            f"family {family!r} states {said.region}s, no {region}s; leave the region out"
         )
+    if region == "interval":
+        heads = {head.name: head for head in uncertainty_heads(prediction)}
+        mean = heads[HEAD_OF_FAMILY[family]].mean
+        truth = view["depthmap"].float()
+        return ViewErrors(mean - truth, said.sigma, said.df, mean, truth)
+    points = predicted_points(prediction, family)
+    truth = geotrf(inv(pose1.float()), view["pts3d"].float())
+    depths = points.norm(dim=-1), truth.norm(dim=-1)
+    if region == "ellipsoid":
+        lengths = mahalanobis(prediction, truth, family)
+        # A covariance that is not finite gives no length, whatever the error.
+        sigmas = torch.full_like(lengths, ELLIPSOID_SIGMA)
+        return ViewErrors(lengths, sigmas, said.df, *depths)
+    return ViewErrors((points - truth).norm(dim=-1), said.sigma, said.df, *depths)
+
+
+def predicted_points(prediction: Mapping[str, Tensor], family: str) -> Tensor:
+    """Points (B,H,W,3) that a family's uncertainty is about, in camera 1's frame, float32.
+
+    The mean of its distribution, or the model's points where it has none.
+    """
+    read = FAMILIES[family].points
+    if read is not None:
+        return read(prediction).mean.movedim(1, -1).float()
+    key = "pts3d" if "pts3d" in prediction else "pts3d_in_other_view"
+    return prediction[key].float()
 
 
 class Reliability:
@@ -83,16 +155,12 @@ class Reliability:
         return HEAD_OF_FAMILY[self.calibration.family]
 
     def update(self, views: tuple[Mapping, Mapping], predictions: tuple[Mapping, Mapping]) -> None:
-        """Add a batch of pairs; raises as ``add_depth``."""
+        """Add a batch of pairs; raises as ``view_errors``."""
+        pose1, by_depth = views[0]["camera_pose"], self.calibration.binned_by == "relative"
         for number, (view, prediction) in enumerate(zip(views, predictions, strict=True), 1):
-            add_depth(
-                self._collector,
-                view,
-                prediction,
-                self.calibration.family,
-                f"{self._batches:08d}/{number}",
-                with_depths=self.calibration.binned_by == "relative",
-            )
+            found = view_errors(view, prediction, self.calibration.family, pose1)
+            name = f"{self._batches:08d}/{number}"
+            found.add_to(self._collector, view["valid_mask"], name, with_depths=by_depth)
         self._batches += 1
 
     def curves(self) -> dict[str, Coverage]:

@@ -41,7 +41,7 @@ def test_files_hold_the_radius_of_the_weights_own_calibration(tmp_path, caplog):
     assert "make one with evaluate.py calibrate" in caplog.text
 
     found = calibration_of(path)
-    beside = calibration_file.save(found, calibration_file.path_beside(path))
+    beside = calibration_file.save(found, calibration_file.path_beside(path, "geom"))
     assert demo.main([*given, "--output_dir", str(tmp_path / "out")]) == 0
     with np.load(next((tmp_path / "out/maps").glob("*.npz"))) as maps:
         expected = found.radius(maps["sigma"], 0.9)

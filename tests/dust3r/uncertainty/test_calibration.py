@@ -1,11 +1,14 @@
 """Calibration: coverage on fresh errors, what is left out, and what is refused."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from dust3r.uncertainty.calibration import LEVELS, STATED, Calibration, coverage
+from dust3r.uncertainty.calibration import LEVELS, STATED, Calibration, coverage, least_levels
 from dust3r.uncertainty.calibration_fit import fit
 from dust3r.uncertainty.calibration_samples import ErrorCollector, ErrorSamples, weighted_quantile
 from dust3r.uncertainty.points import NormalInverseWishart
@@ -342,3 +345,54 @@ def test_mahalanobis_of_independent_coordinates() -> None:
     points = torch.tensor([1.0, 2.0, 6.0]).expand(1, 2, 2, 3)
     assert mahalanobis(prediction, points).numpy() == pytest.approx(np.full((1, 2, 2), 6**0.5))
     assert stated(prediction).sigma.numpy() == pytest.approx(np.full((1, 2, 2), 14**0.5))
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+@pytest.mark.parametrize("region", ["interval", "ball"])
+@pytest.mark.parametrize("binned", [False, True])
+def test_least_levels_give_the_coverage_of_all_levels_at_once(kind, region, binned) -> None:
+    rng = np.random.default_rng(0)
+    errors, sigmas = draw(2, "skewed", images=40)
+    errors = errors if region == "interval" else np.abs(errors)
+    samples = ErrorSamples.from_arrays(
+        errors,
+        sigmas,
+        df=rng.uniform(2.5, 9, sigmas.shape),
+        depths=rng.uniform(1, 3, sigmas.shape),
+    )
+    more = {"bins": 3, "binned_by": "relative"} if binned else {}
+    told = {"family": "geom" if region == "interval" else "niw", "region": region}
+    found = None if kind is None else fit(samples, dataset="Synthetic()", **told, **more)
+    options = {"kind": kind or "scale", "region": region}
+    least = least_levels(samples, found, **options)
+    expected = coverage(samples, None, np.arange(1, 20) / 20, found, **options).shares
+    reached = [(least <= level + 1e-9).mean() for level in np.arange(1, 20) / 20]
+    assert reached == pytest.approx(expected, abs=2 / samples.errors.size)
+
+
+@pytest.mark.parametrize("max_pixels", [10_000_000, 3_000])
+def test_processes_gather_what_one_would_have_seen(max_pixels) -> None:
+    errors, sigmas = draw(0, images=60)
+    limits = {"per_image": 100, "max_pixels": max_pixels}
+    alone, *ranks = (ErrorCollector(**limits) for _ in range(4))
+    for number in range(60):
+        for collector in (alone, ranks[number % 3]):
+            collector.add(errors[number], sigmas[number], f"{number:03d}")
+    barrier, values = threading.Barrier(3), [None] * 3
+
+    def together(rank: int) -> ErrorSamples:
+        def gather(value: object) -> list[object]:
+            values[rank] = value
+            barrier.wait()
+            found = list(values)
+            barrier.wait()
+            return found
+
+        return ranks[rank].gathered(gather).samples()
+
+    expected = alone.samples()
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(together, range(3)):
+            np.testing.assert_array_equal(found.errors, expected.errors)
+            np.testing.assert_array_equal(found.images, expected.images)
+            assert 0 < len(found) <= max_pixels and found.left_out == 0

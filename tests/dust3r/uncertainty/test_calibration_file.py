@@ -24,7 +24,7 @@ def calibration() -> Calibration:
 
 @pytest.fixture
 def stored(calibration: Calibration, tmp_path: Path) -> Path:
-    return calibration_file.save(calibration, tmp_path / "model.pth.calibration.json")
+    return calibration_file.save(calibration, tmp_path / "model.pth.geom.calibration.json")
 
 
 def test_round_trip(calibration, stored) -> None:
@@ -54,21 +54,47 @@ def test_other_family_or_checkpoint(calibration, stored, tmp_path) -> None:
     weights, other = tmp_path / "model.pth", tmp_path / "other.pth"
     weights.write_bytes(b"weights")
     other.write_bytes(b"weights")
-    assert calibration_file.load_for("auto", weights).images == 25
+    assert calibration_file.load_for("auto", weights, ["geom"]).images == 25
     with pytest.raises(ValueError, match=r"other weights \(model.pth\) than those of .*other.pth"):
-        calibration_file.load_for(stored, other)
+        calibration_file.load_for(stored, other, ["geom"])
 
     hashed = replace(calibration, checkpoint_sha256=calibration_file.sha256_of(weights))
     calibration_file.save(hashed, stored)
-    assert calibration_file.load_for(stored, other).images == 25
+    assert calibration_file.load_for(stored, other, ["geom"]).images == 25
     weights.write_bytes(b"trained further")
     with pytest.raises(ValueError, match="other weights"):
-        calibration_file.load_for("auto", weights)
+        calibration_file.load_for("auto", weights, ["geom"])
+
+
+def test_families_of_one_checkpoint_are_told_apart(calibration, tmp_path) -> None:
+    weights = tmp_path / "model.pth"
+    weights.write_bytes(b"weights")
+    for family in ("geom", "feat"):
+        path = calibration_file.path_beside(weights, family)
+        calibration_file.save(replace(calibration, family=family), path)
+    for name in ("auto", tmp_path):
+        for first, second in (("geom", "feat"), ("feat", "geom")):
+            found = calibration_file.load_for(name, weights, [first, second])
+            assert found.family == first
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / path.name)
+    assert calibration_file.load_for("auto", weights, ["feat", "geom"]).family == "geom"
+    assert calibration_file.load_for(moved.parent, weights, ["feat"]).family == "feat"
+    with pytest.raises(FileNotFoundError, match=r"there is model.pth.geom.*--methods feat"):
+        calibration_file.load_for("auto", weights, ["feat"])
+    with pytest.raises(ValueError, match="calibrates the family 'feat', not 'geom' or 'niw'"):
+        calibration_file.load_for(moved, weights, ["geom", "niw"])
+    assert calibration_file.path_beside(weights, "niw", "ball").name == (
+        "model.pth.niw.calibration.json"
+    )
+    assert calibration_file.path_beside(weights, "niw", "ellipsoid").name == (
+        "model.pth.niw-ellipsoid.calibration.json"
+    )
 
 
 def test_files_that_are_not_there(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="make one with evaluate.py calibrate"):
-        calibration_file.load_for("auto", tmp_path / "model.pth")
+        calibration_file.load_for("auto", tmp_path / "model.pth", ["geom"])
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         calibration_file.sha256_of(tmp_path / "model.pth")
 
