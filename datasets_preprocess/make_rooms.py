@@ -120,6 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--max_pairs", type=int, default=None, help="pairs a scene; all that overlap if left out"
     )
     parser.add_argument(
+        "--plain_walls",
+        action="store_true",
+        help="the same rooms without textures on walls and ceilings",
+    )
+    parser.add_argument(
         "--contact_sheets", type=int, default=1, help="scenes to make an overview PNG of"
     )
     options = parser.parse_args(arguments)
@@ -131,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fov=_one_or_two(options.fov, "--fov"),
             seed=options.seed,
             max_pairs=options.max_pairs,
+            plain_walls=options.plain_walls,
         )
         _check_counts(
             options.num_scenes, options.num_workers, options.contact_sheets, options.first_scene

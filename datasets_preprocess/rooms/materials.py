@@ -1,6 +1,6 @@
 """What surfaces look like: textures with a scale, a tint and, for lamps and windows, a glow."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +38,14 @@ class Materials:
 
 
 class Palette:
-    """A room's choice of textures, from which materials are drawn."""
+    """A room's choice of textures, from which materials are drawn.
 
-    def __init__(self, rng: np.random.Generator):
+    Args:
+        rng: source of all chance.
+        plain: roles whose textures become one colour each, their mean; all else stays the same.
+    """
+
+    def __init__(self, rng: np.random.Generator, plain: Collection[str] = ()):
         self._rng = rng
         self._textures: list[np.ndarray] = []
         self._by_role: dict[str, list[int]] = {}
@@ -49,7 +54,8 @@ class Palette:
             texels = LARGE_TEXELS if role in ("wall", "floor", "ceiling") else SMALL_TEXELS
             self._by_role[role] = list(range(len(self._textures), len(self._textures) + count))
             for pattern in rng.choice(len(patterns), count, replace=count > len(patterns)):
-                self._textures.append(patterns[pattern](rng, texels))
+                texture = patterns[pattern](rng, texels)
+                self._textures.append(textures.flat(texture) if role in plain else texture)
 
     def pick(self, *roles: str) -> int:
         """Index of a new material of one of the roles, with its own scale, offset and tint."""

@@ -22,6 +22,7 @@ from datasets_preprocess.rooms.scene import Room, make_room, random_size
 from datasets_preprocess.rooms.walk import make_walk
 
 _OVERLAP_PIXELS = 56
+_PLAIN = ("wall", "ceiling")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Recipe:
 
     ``resolution`` (width, height) in pixels, multiples of 16; ``fov`` the range, in degrees, of the
     field of view along the longer side, drawn once a scene; ``max_pairs`` per scene, None for all
-    pairs with an overlap of 0.2 to 0.9. Raises ValueError for what cannot be.
+    pairs with an overlap of 0.2 to 0.9; ``plain_walls`` takes the textures of walls and ceilings
+    away, and changes nothing else. Raises ValueError for what cannot be.
     """
 
     images_per_scene: int = 25
@@ -38,6 +40,7 @@ class Recipe:
     fov: tuple[float, float] = (50.0, 75.0)
     seed: int = 0
     max_pairs: int | None = None
+    plain_walls: bool = False
 
     def __post_init__(self) -> None:
         if self.images_per_scene < 2:
@@ -84,7 +87,7 @@ def plan_scene(recipe: Recipe, number: int) -> Shoot:
     poses = make_walk(walk_rng, size, recipe.images_per_scene)
     intrinsics = random_intrinsics(camera_rng, recipe)
     return Shoot(
-        make_room(room_rng, size, poses),
+        make_room(room_rng, size, poses, _PLAIN if recipe.plain_walls else ()),
         Sensor.random(camera_rng),
         intrinsics,
         poses,

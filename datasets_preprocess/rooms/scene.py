@@ -1,6 +1,6 @@
 """A random room: its shell, things on the floor, on each other and on the walls, and its lights."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,12 +62,15 @@ def random_size(rng: np.random.Generator) -> np.ndarray:
     return np.array([rng.uniform(3, 7), rng.uniform(3, 7), rng.uniform(2.3, 3.2)])
 
 
-def make_room(rng: np.random.Generator, size: np.ndarray, poses: np.ndarray) -> Room:
+def make_room(
+    rng: np.random.Generator, size: np.ndarray, poses: np.ndarray, plain: Collection[str] = ()
+) -> Room:
     """Furnish a room of ``size`` (3,) around a camera walk ``poses`` (n, 4, 4) camera-to-world.
 
-    No surface comes nearer than 0.35 m to a camera, nor into the metre before its lens.
+    No surface comes nearer than 0.35 m to a camera, nor into the metre before its lens. Surfaces
+    of the roles in ``plain``, such as walls, have no texture.
     """
-    builder = RoomBuilder(rng, size, poses)
+    builder = RoomBuilder(rng, size, poses, plain)
     builder.furnish()
     lights, ambient = builder.light()
     return Room(
@@ -112,9 +115,15 @@ class Prism:
 class RoomBuilder:
     """A room while it is being furnished."""
 
-    def __init__(self, rng: np.random.Generator, size: np.ndarray, poses: np.ndarray):
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        size: np.ndarray,
+        poses: np.ndarray,
+        plain: Collection[str] = (),
+    ):
         self.rng, self.size = rng, size
-        self.palette = Palette(rng)
+        self.palette = Palette(rng, plain)
         self.prisms: list[Prism] = []
         self.tops: list[Top] = []
         self.windows: list[tuple[np.ndarray, np.ndarray]] = []

@@ -123,6 +123,12 @@ def _spline(size: int, knots: int) -> np.ndarray:
     return weights
 
 
+def flat(texture: np.ndarray) -> np.ndarray:
+    """One colour, which sends out as much light as the texture does on the whole."""
+    light = np.square(texture, dtype=np.float64).mean(axis=(0, 1))
+    return np.broadcast_to(np.sqrt(light).astype(np.float32), texture.shape)
+
+
 def plaster(rng: np.random.Generator, size: int) -> np.ndarray:
     """Plain paint with faint stains."""
     colour = random_colour(rng, (0.02, 0.4), (0.5, 0.95))

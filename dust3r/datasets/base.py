@@ -12,6 +12,7 @@ from dust3r.datasets.bad_samples import SampleError, naming_sample
 from dust3r.datasets.combine import Draw, StereoDataset, View
 from dust3r.datasets.correspondences import sample_correspondences
 from dust3r.datasets.cropping import Frame, Size, Window, check_frame, crop_and_resize
+from dust3r.datasets.degrade import STREAM, Degradation, degradation_of
 from dust3r.datasets.pair_crops import overlapping_windows
 from dust3r.datasets.resolution import Resolution, parse_resolutions
 from dust3r.datasets.transforms import Transform
@@ -71,6 +72,9 @@ class BaseStereoViewDataset(StereoDataset):
         crop_around_corres: instead of the whole images, whose principal points are central, show
             windows of any place and size around what both views see (MASt3R, section 3.4).
         is_metric_scale: whether depths and poses are in metres.
+        degrade: makes pictures worse before ``transform``, and nothing else about the sample:
+            'blur', 'noise' or 'dark', one of these classes of ``dust3r.datasets.degrade`` or an
+            object of them; None leaves them as they are.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -89,6 +93,7 @@ class BaseStereoViewDataset(StereoDataset):
         nneg: float = 0,
         crop_around_corres: bool = False,
         is_metric_scale: bool = True,
+        degrade: str | Degradation | type[Degradation] | None = None,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}")
@@ -110,6 +115,7 @@ class BaseStereoViewDataset(StereoDataset):
         self.nneg = nneg
         self.crop_around_corres = bool(crop_around_corres)
         self.is_metric_scale = bool(is_metric_scale)
+        self.degrade = degradation_of(degrade)
         self._resolutions = parse_resolutions(resolution)
 
     @abstractmethod
@@ -128,7 +134,8 @@ class BaseStereoViewDataset(StereoDataset):
         return f"{type(self).__name__}(split={self.split!r}, {len(self)} pairs)"
 
     def load(self, draw: Draw) -> list[View]:
-        rng = np.random.default_rng((*self._seeds(draw), draw.index))
+        seeds = (*self._seeds(draw), draw.index)
+        rng = np.random.default_rng(seeds)
         resolution = self.resolutions[draw.aspect]
         raws = self._get_views(draw.index, resolution, rng)
         windows = (None, None)
@@ -137,7 +144,8 @@ class BaseStereoViewDataset(StereoDataset):
         views = []
         for number, (raw, window) in enumerate(zip(raws, windows, strict=True)):
             with naming_sample(raw.instance, draw.index):
-                view = self._finish(raw, resolution, rng, window)
+                own_rng = np.random.default_rng((*seeds, number, STREAM))
+                view = self._finish(raw, resolution, rng, window, own_rng)
             views.append({**view, "idx": (draw.index, draw.aspect, number)})
         if not any(view["valid_mask"].any() for view in views):
             names = [view["instance"] for view in views]
@@ -170,7 +178,12 @@ class BaseStereoViewDataset(StereoDataset):
         return draw.key if self.seed is None else (self.seed,)
 
     def _finish(
-        self, raw: RawView, resolution: Size, rng: np.random.Generator, window: Window | None
+        self,
+        raw: RawView,
+        resolution: Size,
+        rng: np.random.Generator,
+        window: Window | None,
+        degradation_rng: np.random.Generator,
     ) -> View:
         pose = _pose(raw)
         frame = crop_and_resize(_frame(raw), resolution, rng, self.aug_crop, window)
@@ -178,7 +191,10 @@ class BaseStereoViewDataset(StereoDataset):
         depth = np.where(valid, frame.depth, np.float32(0))
         points = depthmap_to_pts3d(depth, frame.intrinsics, pose)
         valid &= np.isfinite(points).all(-1)
-        image = self.transform(frame.image, rng)
+        image = frame.image
+        if self.degrade is not None:
+            image = self.degrade(image, degradation_rng)
+        image = self.transform(image, rng)
         height, width = depth.shape
         if height > width:
             image = image.transpose(1, 2).contiguous()

@@ -15,6 +15,7 @@ import numpy as np
 
 from dust3r.datasets.base import BaseStereoViewDataset, RawView
 from dust3r.datasets.cropping import Size
+from dust3r.datasets.degrade import Degradation
 from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.image import ImgNorm
@@ -38,6 +39,8 @@ class ScanNetpp(BaseStereoViewDataset):
         split: 'train' or the held-out 'val' and 'test', which are the same pairs; 'all' for a
             recording that is held out as a whole.
         ROOT: folder of the processed data set.
+        metadata: file in ``ROOT`` to take in place of ``all_metadata.npz``, such as the one that
+            ``datasets_preprocess.pairs_apart`` writes, of pairs without an overlap.
         Others as ``BaseStereoViewDataset``.
 
     Raises:
@@ -57,6 +60,8 @@ class ScanNetpp(BaseStereoViewDataset):
         nneg: float = 0,
         crop_around_corres: bool = False,
         is_metric_scale: bool = True,
+        degrade: str | Degradation | type[Degradation] | None = None,
+        metadata: str = METADATA,
     ) -> None:
         super().__init__(
             split,
@@ -68,15 +73,17 @@ class ScanNetpp(BaseStereoViewDataset):
             nneg,
             crop_around_corres,
             is_metric_scale,
+            degrade,
         )
         self.root = Path(ROOT)
-        metadata = read_metadata(self.root)
-        self.scenes = metadata["scenes"]
-        self.sceneids = metadata["sceneids"]
-        self.images = metadata["images"]
-        self.intrinsics = metadata["intrinsics"].astype(np.float32)
-        self.trajectories = metadata["trajectories"].astype(np.float32)
-        self.pairs = self._pairs_of_split(metadata["pairs"])
+        self.metadata = metadata
+        stored = read_metadata(self.root, metadata)
+        self.scenes = stored["scenes"]
+        self.sceneids = stored["sceneids"]
+        self.images = stored["images"]
+        self.intrinsics = stored["intrinsics"].astype(np.float32)
+        self.trajectories = stored["trajectories"].astype(np.float32)
+        self.pairs = self._pairs_of_split(stored["pairs"])
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -113,7 +120,7 @@ class ScanNetpp(BaseStereoViewDataset):
             where = f"pairs within the {wanted.sum()} images of this split"
         if len(chosen) == 0:
             raise ValueError(
-                f"{self.root / METADATA} has no {where}: its {len(pairs)} pairs over "
+                f"{self.root / self.metadata} has no {where}: its {len(pairs)} pairs over "
                 f"{len(self.images)} images and {len(self.scenes)} scenes leave nothing for "
                 f"split={self.split!r}; preprocess more frames or scenes, or choose pairs with "
                 "less overlap"
@@ -137,14 +144,14 @@ def _hash_fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") / 2**56
 
 
-def read_metadata(root: Path) -> dict[str, np.ndarray]:
-    path = root / METADATA
+def read_metadata(root: Path, name: str = METADATA) -> dict[str, np.ndarray]:
+    path = root / name
     if not root.is_dir():
         raise FileNotFoundError(f"ROOT={str(root)!r} is not a folder; give a processed data set")
     if not path.is_file():
         raise FileNotFoundError(
-            f"{root} has no {METADATA}; it is written by datasets_preprocess, from raw recordings "
-            "by preprocess_rgbd.py"
+            f"{root} has no {name}; it is written by datasets_preprocess, from raw recordings "
+            "by preprocess_rgbd.py, of pairs without an overlap by pairs_apart.py"
         )
     metadata = _load_arrays(path)
     metadata["sceneids"] = metadata["sceneids"].astype(int)

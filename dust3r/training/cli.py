@@ -337,6 +337,7 @@ def loss_weights(args: argparse.Namespace) -> LossWeights:
         hetero_xyz=args.lambda_hetero_xyz,
         gate_tv=args.lambda_gate_tv,
         gate_tv_warmup_steps=args.gate_tv_warmup_steps,
+        align=args.uq_align,
     )
 
 

@@ -23,6 +23,7 @@ from dust3r.uncertainty.point_losses import (
     PointEvidence,
     PointLikelihood,
     Ramp,
+    add_aligned_targets,
     add_point_targets,
     regression_of,
 )
@@ -53,9 +54,13 @@ def lies_in(parameter_name: str, parts: Iterable[str]) -> bool:
     return not set(parts).isdisjoint(parameter_name.split("."))
 
 
+# What ``--uq_align`` takes out of the errors that distributions of points learn.
+TARGETS = {"none": add_point_targets, "sim3": add_aligned_targets}
+
+
 @dataclass(frozen=True)
 class LossWeights:
-    """The ``--lambda_*`` arguments and ``--var_distill``; defaults as published."""
+    """The ``--lambda_*`` arguments, ``--var_distill`` and ``--uq_align``; defaults as published."""
 
     uq: float = 1.0
     evi: float = 1e-3
@@ -69,6 +74,7 @@ class LossWeights:
     hetero_xyz: float = 1.0
     gate_tv: float = 0.0
     gate_tv_warmup_steps: int = 0
+    align: str = "none"
 
 
 class Counter(Protocol):
@@ -203,6 +209,7 @@ class StageRun:
         self._check_heads(model, present)
         self.terms = self._terms_for(present, weights)
         self.regression = regression_of(criterion) if self.stage.on_points else None
+        self.add_targets = TARGETS[weights.align]
         self.progress: Counter | None = None
         if EVERYTHING not in self.stage.trains:
             for parameter_name, parameter in model.named_parameters():
@@ -234,7 +241,7 @@ class StageRun:
             value, details = criterion(*views, *predictions)
         total = value if self.stage.with_criterion else 0.0
         if self.regression is not None:
-            views = add_point_targets(views, predictions, self.regression)
+            views = self.add_targets(views, predictions, self.regression)
         for weight, term in self.terms:
             if isinstance(weight, Ramp):
                 weight = weight.at(self.progress.step) if self.progress else weight.weight

@@ -2,16 +2,19 @@
 
 A prediction and its truth are both in camera 1's frame. A distribution is in the unit of its
 pointmap, and so must its target be: ``add_point_targets`` takes the truth to that unit, as far as
-the criterion's ``Regr3D`` leaves the unit open. The terms are called as those of
-``dust3r.uncertainty.losses``.
+the criterion's ``Regr3D`` leaves the unit open. ``add_aligned_targets`` asks for what is left of an
+error after a similarity of the image, which is what rankings of uncertainty are judged by. The
+terms are called as those of ``dust3r.uncertainty.losses``.
 """
 
 from dataclasses import dataclass
 
+import roma
+import torch
 from torch import Tensor
 
 from dust3r.criterion import Criterion, masked_mean, need
-from dust3r.losses import Regr3D
+from dust3r.losses import PointmapPair, Regr3D
 from dust3r.uncertainty.losses import Maps
 from dust3r.uncertainty.points import PointGaussian, evidence_of_points
 
@@ -54,6 +57,42 @@ def add_point_targets(
         {**view, TARGET: target.movedim(-1, 1), TARGET_VALID: mask}
         for view, target, mask in zip(views, points, valid, strict=True)
     )
+
+
+def add_aligned_targets(
+    views: tuple[Maps, Maps], preds: tuple[Maps, Maps], regression: Regr3D
+) -> tuple[Maps, Maps]:
+    """As ``add_point_targets``, with targets that are off by what no similarity explains.
+
+    Each view's prediction is moved onto its truth by the similarity of least squares (Umeyama,
+    1991); the target is the prediction plus what then remains of the error, in the truth's unit.
+    Distributions so trained state errors of shape, in metres, whatever pose and scale are off by.
+    """
+    pair = regression.gather(*views, *preds)
+    made = []
+    for view, target, valid in zip(views, *_of_views(pair), strict=True):
+        mask = valid & target.isfinite().all(-1)
+        target = torch.where(mask[..., None], target, 0.0)
+        made.append({**view, TARGET: target.movedim(-1, 1), TARGET_VALID: mask})
+    return tuple(made)
+
+
+def _of_views(pair: PointmapPair) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    """Targets (B,H,W,3) and validity of both views."""
+    valid = pair.per_view(pair.valid)
+    targets = []
+    for truth, predicted, mask in zip(
+        pair.per_view(pair.truth), pair.per_view(pair.predicted.detach()), valid, strict=True
+    ):
+        given, wanted = (points.flatten(1, 2).double() for points in (predicted, truth))
+        weights = mask.flatten(1).double()
+        weights = weights / weights.sum(1, keepdim=True).clamp_min(1)
+        rotation, shift, scale = roma.rigid_points_registration(
+            given, wanted, weights, compute_scaling=True
+        )
+        moved = scale[:, None, None] * given @ rotation.mT + shift[:, None]
+        targets.append((given + wanted - moved).to(truth).view_as(truth))
+    return targets, valid
 
 
 @dataclass(frozen=True)

@@ -325,3 +325,33 @@ def test_bad_arguments_say_what_to_change(tmp_path, capsys, arguments, message):
         main(["--output_dir", str(tmp_path / "rooms"), *arguments])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "rooms").exists()
+
+
+def test_plain_walls_lose_their_texture_and_nothing_else_changes():
+    textured, plain = (
+        plan_scene(Recipe(images_per_scene=3, resolution=(48, 32), seed=3, plain_walls=said), 0)
+        for said in (False, True)
+    )
+    np.testing.assert_array_equal(textured.poses, plain.poses)
+    np.testing.assert_array_equal(textured.intrinsics, plain.intrinsics)
+    first, second = textured.room, plain.room
+    for one, other in zip(first.primitives, second.primitives, strict=True):
+        np.testing.assert_array_equal(one.centre, other.centre)
+        np.testing.assert_array_equal(one.half, other.half)
+    for key in ("texture", "scale", "offset", "tint", "glow"):
+        np.testing.assert_array_equal(getattr(first.materials, key), getattr(second.materials, key))
+
+    def colours(shoot, face: int) -> np.ndarray:
+        """Linear colours of the shell's face, walls first, floor and ceiling last."""
+        material = shoot.room.primitives[0].materials[face]
+        place = np.random.default_rng(0).random((2, 500))
+        texture = np.full(500, shoot.room.materials.texture[material])
+        nothing = np.zeros(500, np.int32)
+        return shoot.room.materials.atlas.sample(texture, place, nothing, np.zeros((2, 500)))
+
+    for face in (0, 1, 2, 3, 5):
+        assert np.ptp(colours(plain, face), axis=0).max() == 0
+        # As bright as before.
+        mean = colours(textured, face).mean(0)
+        np.testing.assert_allclose(colours(plain, face)[0], mean, rtol=0.15, atol=0.02)
+    np.testing.assert_array_equal(colours(plain, 4), colours(textured, 4))

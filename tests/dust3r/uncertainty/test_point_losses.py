@@ -15,6 +15,7 @@ from dust3r.uncertainty.point_losses import (
     PointEvidence,
     PointLikelihood,
     Ramp,
+    add_aligned_targets,
     add_point_targets,
     regression_of,
 )
@@ -80,12 +81,43 @@ def test_metric_targets_stay_in_metres(norm_mode):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_targets_have_no_gradient():
+def test_aligned_targets_are_the_prediction_where_a_similarity_explains_the_error():
+    views, preds = views_and_predictions(scale=7.0)
+    turn = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    moved = tuple({key: one @ turn + 3 for key, one in pred.items()} for pred in preds)
+    targets = add_aligned_targets(views, moved, Regr3D(L21, norm_mode="?avg_dis"))
+    for view, pred in zip(targets, moved, strict=True):
+        (points,), valid = pred.values(), view["point_target_valid"]
+        found = view["point_target"].movedim(1, -1)
+        torch.testing.assert_close(found[valid], points[valid], rtol=1e-4, atol=1e-4)
+
+
+def test_aligned_targets_are_off_by_the_rest_of_the_error_in_metres():
+    views, preds = views_and_predictions(scale=7.0)
+    noise = torch.randn(*SHAPE, 3, generator=torch.Generator().manual_seed(1))
+    bent = ({"pts3d": preds[0]["pts3d"] + 7 * 0.1 * noise}, preds[1])
+    first, second = add_aligned_targets(views, bent, Regr3D(L21, norm_mode="?avg_dis"))
+    off = (first["point_target"].movedim(1, -1) - bent[0]["pts3d"])[first["point_target_valid"]]
+    # Errors of 0.1 along each axis, in metres, less what the similarity takes up.
+    assert 0.1 < off.norm(dim=-1).square().mean().sqrt() < 0.1 * 3**0.5
+    assert second["point_target_valid"].any()
+
+
+def test_a_view_without_valid_pixels_has_no_aligned_targets():
+    views, preds = views_and_predictions()
+    views[0]["valid_mask"][0] = False
+    first, _ = add_aligned_targets(views, preds, Regr3D(L21, norm_mode="?avg_dis"))
+    assert not first["point_target_valid"][0].any() and first["point_target_valid"][1].any()
+    assert first["point_target"].isfinite().all()
+
+
+@pytest.mark.parametrize("add_targets", [add_point_targets, add_aligned_targets])
+def test_targets_have_no_gradient(add_targets):
     views, preds = views_and_predictions()
     for pred in preds:
         for points in pred.values():
             points.requires_grad_()
-    targets = add_point_targets(views, preds, Regr3D(L21, norm_mode="avg_dis"))
+    targets = add_targets(views, preds, Regr3D(L21, norm_mode="avg_dis"))
     assert not any(view["point_target"].requires_grad for view in targets)
 
 
