@@ -4,12 +4,14 @@ Duisterhof et al., "MASt3R-SfM", 2024, section 4.3: a matched pixel, at the dept
 to fall on its match in the other image. Unknown are cameras, focals and one depth per anchor;
 pixels keep their depth relative to the anchor of their cell.
 
-Two things hold what too little parallax or poor matches leave open, each as firmly as the data show
-it to be precise: anchors are pulled towards the canonical pointmap, and a point is also to have the
-depth that its match has in the other image. Every anchor is one unknown and is eliminated by itself
-(Schur complement), so that second-order steps cost little more than the residuals. To that end the
-depth of a match in the other image is taken as given within a step: where steps end, the cost could
-still fall a little (by 1 % in synthetic rooms).
+Wrong matches of surfaces that look alike agree with each other; a kernel whose pull ends (Geman and
+McClure, 1987) leaves them as far off as the coarse stage did. Two things hold what little parallax
+leaves open: anchors are pulled towards the canonical pointmap, and a point is also to have the
+depth that its match has in the other image.
+
+Every anchor is one unknown and is eliminated by itself (Schur complement), so that second-order
+steps cost little more than the residuals. To that end the depth of a match in the other image is
+taken as given within a step: where steps end, the cost could still fall a little.
 """
 
 import math
@@ -32,12 +34,10 @@ MEDIAN_3D = 1.5382
 # Rotation, translation, log-scale, log-focal.
 SLOTS = 8
 _SCALE, _FOCAL = 6, 7
-# Weights of the priors, by which cameras of synthetic rooms come out best. Depth counts for a third
-# of what the spread of depths says, as some surfaces are off by much more; focals for a hundred
-# times, as errors are alike all over an image and its matches together would outvote any prior.
+# Weights of the priors, by which cameras of synthetic rooms come out best: some depths are off by
+# far more than the median, and matches err alike over an image and together would outvote a focal.
 _DEPTH_COUNTS, _FOCAL_COUNTS = 0.3, 100.0
-_LEAST_FOCAL_SPREAD = 0.01
-_LEAST_PIXELS, _LEAST_DEPTH = 0.05, 0.005
+_LEAST_FOCAL_SPREAD, _LEAST_PIXELS, _LEAST_DEPTH = 0.01, 0.05, 0.005
 _WIDTH = KERNEL_WIDTH * MEDIAN_3D
 _NEAREST = 1e-6
 # Errors of the canonical pointmap are alike over more than a cell, and those of a match in both of
