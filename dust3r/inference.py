@@ -110,12 +110,13 @@ def for_each_batch(
     with _evaluating(model), _Progress(len(images) + len(pairs), verbose, progress) as steps:
         tokens, positions = [None] * len(images), [None] * len(images)
 
-        def encode(batch: Sequence[int]) -> None:
-            pixels = torch.cat([images[i]["img"] for i in batch]).to(device)
-            encoded = model.encode_image(pixels, torch.tensor([shapes[i] for i in batch]))
+        def keep(batch: Sequence[int], *encoded: Tensor) -> None:
             # On the host, because hundreds of images would crowd the pairs out of a small GPU.
             for i, *one in zip(batch, *(tensor.cpu() for tensor in encoded), strict=True):
                 tokens[i], positions[i] = one
+
+        for count in _encoded(images, shapes, model, device, batches, keep):
+            steps.advance(count)
 
         def decode(batch: Sequence[int]) -> None:
             inputs = []
@@ -125,18 +126,64 @@ def for_each_batch(
                 inputs.append(torch.tensor([shapes[i] for i in chosen]))
             take(batch, *model.predict(*inputs))
 
-        for group in _groups(shapes):
-            for count in batches.run(group, encode):
-                steps.advance(count)
         for group in _groups([(shapes[i], shapes[j]) for i, j in ends]):
             for count in batches.run(group, decode):
                 steps.advance(count)
+
+
+@torch.no_grad()
+def for_each_image(
+    views: Sequence[View],
+    model: AsymmetricCroCo3DStereo,
+    take: Callable[[Sequence[int], Tensor, Tensor], None],
+    device: str | torch.device | None = None,
+    batch_size: int = 8,
+    verbose: bool = True,
+) -> None:
+    """Tokens of all images, handed over batch by batch, for what needs the encoder alone.
+
+    Args:
+        views: of one upright image each; none comes twice.
+        take: called with the places in ``views`` of a batch, its tokens (B, T, D) and their
+            positions (B, T, 2) on the device.
+        Others, and errors, as ``inference``.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be 1 or more")
+    if not views:
+        raise ValueError("there are no images: load some with dust3r.utils.image.load_images")
+    for view in views:
+        check_view(view, with_truth=False)
+    shapes = [_upright_shape(view, model.landscape_only) for view in views]
+    device = next(model.parameters()).device if device is None else torch.device(device)
+    model.to(device)
+    with _evaluating(model), _Progress(len(views), verbose, None) as steps:
+        for count in _encoded(views, shapes, model, device, _Batches(batch_size), take):
+            steps.advance(count)
 
 
 def check_if_same_size(pairs: Pairs) -> bool:
     """Whether all first images have one shape, and all second images have one."""
     sides = zip(*pairs, strict=True)
     return all(len({view["img"].shape[-2:] for view in side}) <= 1 for side in sides)
+
+
+def _encoded(
+    views: Sequence[View],
+    shapes: Sequence[Shape],
+    model: AsymmetricCroCo3DStereo,
+    device: torch.device,
+    batches: "_Batches",
+    take: Callable[[Sequence[int], Tensor, Tensor], None],
+) -> Iterator[int]:
+    """Encode all images; yields the number of each batch that ``take`` was given."""
+
+    def encode(batch: Sequence[int]) -> None:
+        pixels = torch.cat([views[i]["img"] for i in batch]).to(device)
+        take(batch, *model.encode_image(pixels, torch.tensor([shapes[i] for i in batch])))
+
+    for group in _groups(shapes):
+        yield from batches.run(group, encode)
 
 
 def _distinct_images(pairs: Pairs) -> tuple[list[View], list[tuple[int, int]]]:

@@ -8,7 +8,6 @@ retrieves by. Whitening and clusters are learned from the very images, so nothin
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
-from tqdm import tqdm
 
+from dust3r.inference import for_each_image
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.utils.files import atomic_path
-from dust3r.utils.view import check_view
 
 View = dict[str, Any]
 
@@ -206,7 +204,6 @@ class Retrieval:
         return cls(descriptors, Vocabulary(*map(torch.from_numpy, rest)), model, device, batch_size)
 
 
-@torch.no_grad()
 def encode(
     model: AsymmetricCroCo3DStereo,
     views: Sequence[View],
@@ -218,40 +215,15 @@ def encode(
 
     Arguments and errors as of ``Retrieval.build``.
     """
-    if not views:
-        raise ValueError("there are no images: load some with dust3r.utils.image.load_images")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be 1 or more")
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, view in enumerate(views):
-        check_view(view, with_truth=False)
-        if len(view["img"]) != 1:
-            raise ValueError(
-                f"a view holds one image (1, 3, H, W), and this one is {tuple(view['img'].shape)}: "
-                "load images with dust3r.utils.image.load_images"
-            )
-        groups[tuple(view["img"].shape)].append(place)
-    device = next(model.parameters()).device if device is None else torch.device(device)
-    model.to(device)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     found: list[Tensor] = [torch.empty(0)] * len(views)
-    try:
-        with tqdm(total=len(views), desc="describing images", disable=not verbose) as bar:
-            for places in groups.values():
-                for start in range(0, len(places), batch_size):
-                    batch = places[start : start + batch_size]
-                    images = torch.cat([views[n]["img"] for n in batch]).to(device)
-                    shapes = torch.tensor([tuple(images.shape[-2:])] * len(batch))
-                    tokens, _ = model.encode_image(images, shapes)
-                    # Half precision, because thousands of images wait for the last one.
-                    for n, one in zip(batch, tokens, strict=True):
-                        seen = one[_used(views[n], model.patch_size).to(one.device)]
-                        found[n] = _some(seen, TOKENS_PER_IMAGE, 0).half().cpu()
-                    bar.update(len(batch))
-    finally:
-        for module in training:
-            module.training = True
+
+    def keep(batch: Sequence[int], tokens: Tensor, _: Tensor) -> None:
+        # Half precision, because thousands of images wait for the last one.
+        for n, one in zip(batch, tokens, strict=True):
+            seen = one[_used(views[n], model.patch_size).to(one.device)]
+            found[n] = _some(seen, TOKENS_PER_IMAGE, 0).half().cpu()
+
+    for_each_image(views, model, keep, device, batch_size, verbose)
     return found
 
 

@@ -21,12 +21,19 @@ from dust3r.export.colmap import HALF_PIXEL
 from dust3r.export.folders import whole_folder
 from dust3r.utils.files import atomic_path
 from mast3r.sfm_cameras import CAMERA_MODEL, guessed_camera, pinhole_camera
-from mast3r.sfm_matches import Keypoints, PairMatches, PairRows, Size, match_both_orders, tracks
+from mast3r.sfm_matches import (
+    ImagePairMatches,
+    Keypoints,
+    PairRows,
+    Size,
+    match_both_orders,
+    tracks,
+)
 
 log = logging.getLogger(__name__)
 
 __all__ = [
-    "CAMERA_MODEL", "MAPPERS", "PairMatches", "Summary", "check_free", "guessed_camera",
+    "CAMERA_MODEL", "MAPPERS", "ImagePairMatches", "Summary", "check_free", "guessed_camera",
     "map_images", "match_both_orders", "pinhole_camera", "verify", "write_database",
 ]  # fmt: skip
 
@@ -68,7 +75,7 @@ class Summary:
 def write_database(
     path: str | Path,
     images: Sequence[tuple[str, Size]],
-    pair_matches: Iterable[PairMatches],
+    pair_matches: Iterable[ImagePairMatches],
     cameras: Sequence[pycolmap.Camera] | None = None,
     *,
     merge: float | Sequence[float] = 0.0,

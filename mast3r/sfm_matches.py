@@ -16,7 +16,7 @@ PairRows = dict[tuple[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class PairMatches:
+class ImagePairMatches:
     """Matches of two images of a list, the i-th and the j-th, both from 0."""
 
     i: int
@@ -26,7 +26,7 @@ class PairMatches:
 
 def match_both_orders(
     model: AsymmetricCroCo3DStereo, pairs: Sequence[tuple[View, View]], **settings: Any
-) -> list[PairMatches]:
+) -> list[ImagePairMatches]:
     """Matches of many pairs, in the order given and the other way round.
 
     Args:
@@ -40,13 +40,13 @@ def match_both_orders(
     if not both:
         return []
     return [
-        PairMatches(int(first["idx"]), int(second["idx"]), matches)
+        ImagePairMatches(int(first["idx"]), int(second["idx"]), matches)
         for (first, second), matches in zip(both, match_pairs(model, both, **settings), strict=True)
     ]
 
 
 def tracks(
-    pair_matches: Sequence[PairMatches], sizes: Sequence[Size], cells: np.ndarray
+    pair_matches: Sequence[ImagePairMatches], sizes: Sequence[Size], cells: np.ndarray
 ) -> tuple[Keypoints, PairRows]:
     """Keypoints of images, and which of them match.
 
@@ -90,7 +90,7 @@ def tracks(
     return [points for points, _ in merged], {k: rows for k, rows in rows_of.items() if len(rows)}
 
 
-def _inside(xy: np.ndarray, size: Size, pair: PairMatches) -> np.ndarray:
+def _inside(xy: np.ndarray, size: Size, pair: ImagePairMatches) -> np.ndarray:
     xy = np.asarray(xy, np.float64)
     if xy.shape != (len(pair.matches), 2):
         raise ValueError(

@@ -118,6 +118,19 @@ def test_images_are_encoded_once_each_and_the_mode_stays(model, monkeypatch):
     assert retrieval.similarity is retrieval.similarity and seen == [2, 2, 1]
 
 
+def test_batches_are_halved_where_memory_ends(model, monkeypatch):
+    views, encode = views_of(noise(5)), model.encode_image
+    expected = build(model, views, batch_size=1).similarity
+
+    def small(images, shapes):
+        if len(images) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return encode(images, shapes)
+
+    monkeypatch.setattr(model, "encode_image", small)
+    np.testing.assert_array_equal(build(model, views, batch_size=5).similarity, expected)
+
+
 def test_blank_images_are_alike(model):
     blank = np.full((48, 64, 3), 128, np.uint8)
     retrieval = build(model, views_of([blank, blank, blank]))
@@ -194,7 +207,7 @@ def test_mistakes_are_named(model, tmp_path):
         "img": view["img"].repeat(2, 1, 1, 1),
         "true_shape": view["true_shape"][[0, 0]],
     }
-    with pytest.raises(ValueError, match=r"one image .*\(2, 3, 48, 64\)"):
+    with pytest.raises(ValueError, match=r"one upright image .*\(2, 3, 48, 64\)"):
         build(model, [double])
     with pytest.raises(FileNotFoundError):
         Retrieval.load(tmp_path / "none.npz")

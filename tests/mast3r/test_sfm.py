@@ -14,7 +14,7 @@ from dust3r.utils.geometry import geotrf, inv, project
 from dust3r.utils.image import load_images
 from mast3r.matching import Matches, match_views
 from mast3r.sfm import (
-    PairMatches,
+    ImagePairMatches,
     Summary,
     guessed_camera,
     map_images,
@@ -34,7 +34,7 @@ class Problem:
 
     poses: np.ndarray
     pixels: np.ndarray
-    pair_matches: list[PairMatches]
+    pair_matches: list[ImagePairMatches]
 
     @property
     def images(self):
@@ -58,7 +58,7 @@ def make_problem(count=6, noise=0.3, outliers=0.2):
             xy1, xy2 = pixels[i, both], pixels[j, both].copy()
             wrong = rng.random(len(xy2)) < outliers
             xy2[wrong] = rng.uniform(0, np.array(SIZE) - 1, (wrong.sum(), 2))
-            pairs.append(PairMatches(i, j, Matches(xy1, xy2, np.ones(len(xy1), np.float32))))
+            pairs.append(ImagePairMatches(i, j, Matches(xy1, xy2, np.ones(len(xy1), np.float32))))
     return Problem(poses, pixels, pairs)
 
 
@@ -166,10 +166,10 @@ def test_pairs_in_both_orders_are_joined_and_cells_merge(tmp_path):
         return Matches(*(np.array(part, float) for part in (xy1, xy2, confidence)))
 
     pairs = [
-        PairMatches(0, 1, some([[10, 10], [30, 30]], [[11, 10], [31, 30]], [1, 5])),
-        PairMatches(1, 0, some([[11, 10.5], [70, 70]], [[10.5, 10], [30, 31]], [3, 1])),
-        PairMatches(1, 2, some([[11, 10]], [[12, 10]], [1])),
-        PairMatches(0, 2, some(np.zeros((0, 2)), np.zeros((0, 2)), [])),
+        ImagePairMatches(0, 1, some([[10, 10], [30, 30]], [[11, 10], [31, 30]], [1, 5])),
+        ImagePairMatches(1, 0, some([[11, 10.5], [70, 70]], [[10.5, 10], [30, 31]], [3, 1])),
+        ImagePairMatches(1, 2, some([[11, 10]], [[12, 10]], [1])),
+        ImagePairMatches(0, 2, some(np.zeros((0, 2)), np.zeros((0, 2)), [])),
     ]
     images = [(f"{n}.png", size) for n in range(3)]
     database = pycolmap.Database.open(write_database(tmp_path / "a.db", images, pairs, merge=2))
@@ -188,7 +188,7 @@ def test_noise_of_its_own_in_every_pair_is_bridged_by_merging(tmp_path):
     rng = np.random.default_rng(1)
     exact = make_problem(noise=0, outliers=0)
     pairs = [
-        PairMatches(
+        ImagePairMatches(
             pair.i,
             pair.j,
             Matches(
@@ -216,10 +216,10 @@ def test_noise_of_its_own_in_every_pair_is_bridged_by_merging(tmp_path):
 def test_a_pair_and_an_image_without_matches_do_not_stop_the_run(problem, tmp_path):
     nothing = problem.pair_matches[0].matches.select(slice(0, 0))
     given = [
-        PairMatches(0, 1, nothing),
+        ImagePairMatches(0, 1, nothing),
         *problem.pair_matches[1:],
-        PairMatches(0, 6, nothing),
-        PairMatches(5, 6, problem.pair_matches[0].matches.select(slice(0, 5))),
+        ImagePairMatches(0, 6, nothing),
+        ImagePairMatches(5, 6, problem.pair_matches[0].matches.select(slice(0, 5))),
     ]
     images = [*problem.images, ("lonely.jpg", SIZE)]
     camera = pinhole_camera(INTRINSICS, SIZE)
@@ -233,8 +233,8 @@ def test_a_pair_and_an_image_without_matches_do_not_stop_the_run(problem, tmp_pa
 
 def test_places_apart_are_models_apart_the_largest_first(problem, tmp_path):
     small = make_problem(3)
-    moved = [PairMatches(p.i, p.j, p.matches) for p in small.pair_matches]
-    moved += [PairMatches(p.i + 3, p.j + 3, p.matches) for p in problem.pair_matches]
+    moved = [ImagePairMatches(p.i, p.j, p.matches) for p in small.pair_matches]
+    moved += [ImagePairMatches(p.i + 3, p.j + 3, p.matches) for p in problem.pair_matches]
     images = [(f"{n}.jpg", SIZE) for n in range(9)]
     database = write_database(tmp_path / "a.db", images, moved, [pinhole_camera(INTRINSICS, SIZE)])
     verify(database)
@@ -256,12 +256,12 @@ def test_places_apart_are_models_apart_the_largest_first(problem, tmp_path):
 def test_what_cannot_be_written_is_refused_and_nothing_is_left(problem, tmp_path):
     path = tmp_path / "a.db"
     images, pairs = problem.images, problem.pair_matches
-    nothing = [PairMatches(0, 1, pairs[0].matches.select(slice(0, 0)))]
+    nothing = [ImagePairMatches(0, 1, pairs[0].matches.select(slice(0, 0)))]
     for given, cameras, message in (
         ((images[:1], []), None, "two images or more, and there is 1"),
         ((images, nothing), None, "none of the 6 images has a match"),
-        ((images, [PairMatches(0, 6, pairs[0].matches)]), None, "numbered from 0"),
-        ((images, [PairMatches(2, 2, pairs[0].matches)]), None, "two different ones"),
+        ((images, [ImagePairMatches(0, 6, pairs[0].matches)]), None, "numbered from 0"),
+        ((images, [ImagePairMatches(2, 2, pairs[0].matches)]), None, "two different ones"),
         (([(name, (64, 48)) for name, _ in images], pairs), None, "outside of an image of 64x48"),
         (([("a.jpg", SIZE)] * 6, pairs), None, "called a.jpg"),
         (([("../a.jpg", SIZE), *images[1:]], pairs), None, "cannot be the name"),
@@ -285,7 +285,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(problem, tmp_path
 def test_what_nothing_verifies_is_said(problem, tmp_path):
     rng = np.random.default_rng(0)
     xy = rng.uniform(0, 470, (2, 40, 2))
-    chance = [PairMatches(0, 1, Matches(*xy, np.ones(40, np.float32)))]
+    chance = [ImagePairMatches(0, 1, Matches(*xy, np.ones(40, np.float32)))]
     database = write_database(tmp_path / "a.db", problem.images, chance)
     before = database.read_bytes()
     with pytest.raises(ValueError, match="of 1 pairs with matches none has 15"):
