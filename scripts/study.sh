@@ -9,6 +9,7 @@
 #               left out of the study where not given
 #   KITCHEN_TRAIN  another recording, as KITCHEN, that a quarter of the pairs to train on are of
 #   BASE        geometry that all families start from (checkpoints/rooms_small.safetensors)
+#   BASE_STEPS  updates of that geometry on the same data, at 224 pixels, before the study (0)
 #   FAMILIES    trained ones ("conf geom feat xyz niw niw_gated hetero
 #               niw_sim3 hetero_sim3"); mcd and ensembles come free
 #   SEEDS       ("0 1 2")
@@ -23,7 +24,7 @@ QUICK=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --quick) QUICK=1; shift ;;
-        *) sed -n '2,20p' "$0" | sed 's/^# \{0,1\}//'; exit 2 ;;
+        *) sed -n '2,21p' "$0" | sed 's/^# \{0,1\}//'; exit 2 ;;
     esac
 done
 source "$(dirname "$0")/env.sh"
@@ -36,7 +37,7 @@ OUT="${OUT:-output/study}" DATA="${DATA:-data/rooms_small}"
 SEEDS="${SEEDS:-0 1 2}" STEPS_112="${STEPS_112:-800}" STEPS_224="${STEPS_224:-200}" PAIRS="${PAIRS:-200}"
 TRAIN_ROOMS="${TRAIN_ROOMS:-586}" TEST_ROOMS="${TEST_ROOMS:-20}" IMAGES="${IMAGES:-25}" SAMPLES="${SAMPLES:-8}"
 FAMILIES="${FAMILIES:-conf geom feat xyz niw niw_gated hetero niw_sim3 hetero_sim3}"
-BASE="${BASE:-checkpoints/rooms_small.safetensors}"
+BASE="${BASE:-checkpoints/rooms_small.safetensors}" BASE_STEPS="${BASE_STEPS:-0}"
 PROCESSES="${PROCESSES:-2}" PRECISION="${PRECISION:-fp32}"
 [ $((4 % PROCESSES)) -eq 0 ] || { echo "PROCESSES=$PROCESSES does not share out 4 pairs: 1, 2 or 4" >&2; exit 2; }
 BATCH=4 LR="${LR:-1e-3}" LR_BASE="${LR_BASE:-1e-4}" NORM="${NORM:-avg_dis}"
@@ -47,7 +48,7 @@ RUNS="$OUT/runs" TRAIN="$DATA/train"
 source scripts/study_families.sh
 
 # What was made with other settings is not to be mixed in.
-SETTINGS="BASE=$BASE DATA=$DATA STEPS=$STEPS_112+$STEPS_224 BATCH=$BATCH LR=$LR/$LR_BASE NORM=$NORM PRECISION=$PRECISION PAIRS=$PAIRS MORE=${KITCHEN_TRAIN:-}"
+SETTINGS="BASE=$BASE+$BASE_STEPS DATA=$DATA STEPS=$STEPS_112+$STEPS_224 BATCH=$BATCH LR=$LR/$LR_BASE NORM=$NORM PRECISION=$PRECISION PAIRS=$PAIRS MORE=${KITCHEN_TRAIN:-}"
 mkdir -p "$OUT"
 [ -f "$OUT/settings.txt" ] || echo "$SETTINGS" >"$OUT/settings.txt"
 if [ "$(cat "$OUT/settings.txt")" != "$SETTINGS" ]; then
@@ -81,6 +82,10 @@ BENCHMARKS="$(at rooms "$DATA/test")"
 for one in blur noise dark; do BENCHMARKS+="; $(at $one "$DATA/test" "degrade='$one'")"; done
 BENCHMARKS+="; $(at plain_walls "$DATA/test_plain"); $(at no_overlap "$DATA/test" "metadata='pairs_apart.npz'")"
 
+if [ "$BASE_STEPS" -gt 0 ]; then
+    study_base "$BASE_STEPS"
+    BASE="$RUNS/base/final.pth"
+fi
 for seed in $SEEDS; do
     for family in $FAMILIES; do study_train "$family" "$seed"; done
 done

@@ -1,7 +1,7 @@
 # The families of uncertainty that the study compares, and how each of them trains. Source it after
-# env.sh and call study_train. All start from the same weights, see the same data in the same order,
-# and take the same number of updates of the same size: first at 112 pixels, where a pair costs a
-# quarter, then at 224.
+# env.sh and call study_train, after study_base where BASE is to see the data first. All start from
+# the same weights, see the same data in the same order, and take the same number of updates of the
+# same size: first at 112 pixels, where a pair costs a quarter, then at 224.
 #   BASE       weights that all start from          TRAIN      ROOT of the rooms to train on
 #   TRAIN_MORE ROOT of recordings that a quarter of the pairs are of; none where empty
 #   RUNS       where checkpoints go                 BATCH      pairs of an update, over all processes
@@ -9,6 +9,10 @@
 #   LR_BASE    peak rate of what starts from BASE   PROCESSES, PRECISION, NORM, WIDTHS, DESCRIPTORS
 LOSS="ConfLoss(Regr3D(L21, norm_mode='$NORM'), alpha=0.2)"
 AN_EPOCH=100 # updates; a run that was killed goes on from the last whole epoch
+
+study_base() { # updates
+    STEPS_112=0 STEPS_224="$1" run 0 "$RUNS/base" dpt "$BASE" 1 1 --lr "$LR_BASE"
+}
 
 study_train() { # family, seed
     local head="" start="$BASE" folder="$RUNS/$1/$2"
