@@ -20,6 +20,8 @@ from dust3r.utils.plots import Block, Chart, Colours, Map, sheet
 Found = Mapping[str, Any]
 
 CHART_INCHES, PANEL_INCHES, WIDEST = (4.2, 3.2), 2.2, 1.5
+# Labels that still leave room for curves; more of them go beside a chart, which is wider for it.
+_INSIDE, _WIDER, _BESIDE = 6, 1.35, 0.72
 _TITLES = {POINT: "points", DEPTH: "own depth"}
 
 
@@ -48,7 +50,8 @@ def curves_figure(found: Sequence[Found], title: str = "") -> Figure:
                 Chart("reliability: found less stated", partial(_excess, stated, colours)),
             ]
         )
-    return sheet([Block(rows, CHART_INCHES)], title)
+    width, height = CHART_INCHES
+    return sheet([Block(rows, (width if len(found) < _INSIDE else _WIDER * width, height))], title)
 
 
 def coverage_figure(found: Sequence[Found], levels: np.ndarray, title: str = "") -> Figure:
@@ -121,7 +124,7 @@ def image_figure(
 
 
 def _colours(found: Sequence[Found]) -> dict[str, Any]:
-    palette = matplotlib.colormaps["tab10"].colors
+    palette = matplotlib.colormaps["tab10" if len(found) <= 10 else "tab20"].colors
     return {one["method"]: palette[n % len(palette)] for n, one in enumerate(found)}
 
 
@@ -182,5 +185,10 @@ def _coverage(kinds: Mapping[str, Found], levels: np.ndarray, axes: Axes) -> Non
 def _finish(axes: Axes, across: str, up: str) -> None:
     axes.set_xlabel(across, fontsize=7.5)
     axes.set_ylabel(up, fontsize=7.5, labelpad=1)
-    axes.legend(fontsize=6.5, borderpad=0.3, handlelength=1.6)
+    style: dict[str, Any] = {"fontsize": 6.5, "borderpad": 0.3, "handlelength": 1.6}
+    if len(axes.get_legend_handles_labels()[1]) > _INSIDE:
+        place = axes.get_position()
+        axes.set_position((place.x0, place.y0, _BESIDE * place.width, place.height))
+        style |= {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
+    axes.legend(**style)
     axes.grid(alpha=0.25, lw=0.5)
