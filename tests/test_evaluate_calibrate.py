@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import stored_predictions as helpers
 import torch
 
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
@@ -28,17 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 SIDE = 32
 FACTOR = 2.5
-
-
-def _helpers():
-    path = Path(__file__).parent / "stored_predictions.py"
-    spec = importlib.util.spec_from_file_location("stored_predictions", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-helpers = _helpers()
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """Pointmap criteria: golden numbers, invariances, empty and broken inputs."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from golden_losses import GOLDEN, assert_agrees, cases_of
 
 from dust3r.losses import (
     L21,
@@ -17,12 +15,7 @@ from dust3r.losses import (
 )
 from dust3r.utils.spec import LOSSES, build
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = {
-    name.removeprefix("dust3r | "): case
-    for name, case in json.loads((GOLDEN / "losses.json").read_text()).items()
-    if name.startswith("dust3r | ")
-}
+CASES = cases_of("dust3r")
 REGRESSIONS = (Regr3D, Regr3D_ShiftInv, Regr3D_ScaleInv, Regr3D_ScaleShiftInv)
 
 
@@ -78,12 +71,7 @@ def test_golden_file_has_the_six_cases():
 
 @pytest.mark.parametrize("text", CASES)
 def test_agrees_with_the_published_numbers(golden, text):
-    value, details = build(text, LOSSES)(*golden)
-    assert value.shape == () and value.requires_grad
-    assert value.item() == pytest.approx(CASES[text]["loss"], rel=1e-4)
-    assert not any(detail.requires_grad for detail in details.values())
-    got = {name: float(detail) for name, detail in details.items()}
-    assert got == pytest.approx(CASES[text]["details"], rel=1e-4)
+    assert_agrees(text, CASES[text], golden)
 
 
 @pytest.mark.parametrize("given", ["L21", "L21()"])

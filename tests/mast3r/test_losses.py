@@ -1,12 +1,11 @@
 """MASt3R's criteria: golden numbers, limits, invariances, empty and broken inputs."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden_losses import GOLDEN, assert_agrees, cases_of
 from torch.nn import functional as F
 
 import mast3r.losses
@@ -22,12 +21,7 @@ from mast3r.losses import (
     at,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = {
-    name.removeprefix("mast3r | "): case
-    for name, case in json.loads((GOLDEN / "losses.json").read_text()).items()
-    if name.startswith("mast3r | ")
-}
+CASES = cases_of("mast3r")
 CRITERIA = [
     *(InfoNCE(mode=mode, temperature=0.05) for mode in InfoNCE.MODES),
     APLoss(nq=20, min=-1),
@@ -77,12 +71,7 @@ def test_golden_file_has_the_five_cases():
 
 @pytest.mark.parametrize("text", CASES)
 def test_agrees_with_the_published_numbers(golden, text):
-    value, details = build(text, LOSSES)(*golden)
-    assert value.shape == () and value.requires_grad
-    assert value.item() == pytest.approx(CASES[text]["loss"], rel=1e-4)
-    assert not any(detail.requires_grad for detail in details.values())
-    got = {name: float(detail) for name, detail in details.items()}
-    assert got == pytest.approx(CASES[text]["details"], rel=1e-4)
+    assert_agrees(text, CASES[text], golden)
 
 
 def test_one_language_serves_both_packages():
