@@ -32,11 +32,11 @@ from mast3r.cloud_opt.minimise import Equations, Unknowns, minimise
 MEDIAN_3D = 1.5382
 
 # Rotation, translation, log-scale, log-focal.
-SLOTS = 8
-_SCALE, _FOCAL = 6, 7
+SLOTS, _SCALE, _FOCAL = 8, 6, 7
 # Weights of the priors, by which cameras of synthetic rooms come out best: some depths are off by
 # far more than the median, and matches err alike over an image and together would outvote a focal.
 _DEPTH_COUNTS, _FOCAL_COUNTS = 0.3, 100.0
+_TOLERANCE = 1e-3  # of the cost; less moves no camera of synthetic rooms
 _LEAST_FOCAL_SPREAD, _LEAST_PIXELS, _LEAST_DEPTH = 0.01, 0.05, 0.005
 _WIDTH = KERNEL_WIDTH * MEDIAN_3D
 _NEAREST = 1e-6
@@ -241,7 +241,7 @@ class Bundle:
         def cost(state: BundleState) -> float:
             return self._cost(state, spread)
 
-        return minimise(state, linearise, moved, cost, niter, progress=progress)
+        return minimise(state, linearise, moved, cost, niter, _TOLERANCE, progress)
 
     @staticmethod
     def _unknowns(state: BundleState, free: Tensor) -> Unknowns:
