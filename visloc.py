@@ -14,6 +14,7 @@ import torch
 
 from dust3r.demo import weights
 from dust3r.training import checkpoint
+from dust3r.utils.arguments import count
 from dust3r.utils.device import chosen_device
 from mast3r.matching import DESCRIPTOR_MODEL
 from mast3r.model import AsymmetricMASt3R
@@ -67,9 +68,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--root", type=Path, required=True, help="its folder")
     add("--map", nargs="+", metavar="PART", help="parts of it that are the map")
     add("--queries", nargs="+", metavar="PART", help="parts of it to localise")
-    add("--map_step", type=_count, default=1, help="take each n-th image of the map (%(default)s)")
-    add("--query_step", type=_count, default=1, help="take each n-th query (%(default)s)")
-    add("--max_queries", type=_count, help="at most so many of a scene, evenly spread")
+    add("--map_step", type=count, default=1, help="take each n-th image of the map (%(default)s)")
+    add("--query_step", type=count, default=1, help="take each n-th query (%(default)s)")
+    add("--max_queries", type=count, help="at most so many of a scene, evenly spread")
     add(
         "--option",
         action="append",
@@ -92,20 +93,20 @@ def make_parser() -> argparse.ArgumentParser:
         help="what ranks the map's images: pairs of the data set, the model or SIFT; by default "
         "the first of these there is",
     )
-    add("--topk", type=_count, default=10, help="map images for a query (%(default)s)")
+    add("--topk", type=count, default=10, help="map images for a query (%(default)s)")
     add("--image_size", type=int, help="longer side of images; by default the model's own size")
     add("--coarse_to_fine", action="store_true", help="match windows of the full resolution")
     add("--max_image_size", type=int, help="longer side of what --coarse_to_fine looks at")
-    add("--subsample", type=_count, default=8, help="pixels between seeds (%(default)s)")
+    add("--subsample", type=count, default=8, help="pixels between seeds (%(default)s)")
     add("--min_conf", type=float, default=0.0, help="least confidence of a match (%(default)s)")
-    add("--batch_size", type=_count, default=8, help="pairs at a time (%(default)s)")
+    add("--batch_size", type=count, default=8, help="pairs at a time (%(default)s)")
     add(
         "--pnp_threshold",
         type=float,
         help="pixels of the query within which a point is an inlier; by default 0.8%% of the "
         "longer side",
     )
-    add("--min_inliers", type=_count, default=MIN_INLIERS, help="of a pose (%(default)s)")
+    add("--min_inliers", type=count, default=MIN_INLIERS, help="of a pose (%(default)s)")
     add("--seed", type=int, default=0, help="of RANSAC (%(default)s)")
     add("--device", help="cpu, cuda, ...; by default the GPU where there is one")
     add("--silent", action="store_true", help="only warnings and errors")
@@ -326,13 +327,6 @@ def _model(
         )
     log.info("%s, images of %d pixels, on %s", name, size, device)
     return model.to(device), size, name
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 if __name__ == "__main__":

@@ -98,16 +98,14 @@ def for_each_batch(
             batches, where memory ended. What it holds on to fills the device's memory.
         Others, and errors, as ``inference``.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be 1 or more")
+    batches = _Batches(batch_size)
     if not pairs:
         raise ValueError("there are no pairs: make some with dust3r.image_pairs.make_pairs")
     images, ends = _distinct_images(pairs)
     shapes = [_upright_shape(image, model.landscape_only) for image in images]
-    device = next(model.parameters()).device if device is None else torch.device(device)
-    model.to(device)
-    batches = _Batches(batch_size)
-    with _evaluating(model), _Progress(len(images) + len(pairs), verbose, progress) as steps:
+    device = _placed(model, device)
+    total = len(images) + len(pairs)
+    with _evaluating(model), _Progress(total, "images and pairs", verbose, progress) as steps:
         tokens, positions = [None] * len(images), [None] * len(images)
 
         def keep(batch: Sequence[int], *encoded: Tensor) -> None:
@@ -148,17 +146,15 @@ def for_each_image(
             positions (B, T, 2) on the device.
         Others, and errors, as ``inference``.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be 1 or more")
+    batches = _Batches(batch_size)
     if not views:
         raise ValueError("there are no images: load some with dust3r.utils.image.load_images")
     for view in views:
         check_view(view, with_truth=False)
     shapes = [_upright_shape(view, model.landscape_only) for view in views]
-    device = next(model.parameters()).device if device is None else torch.device(device)
-    model.to(device)
-    with _evaluating(model), _Progress(len(views), verbose, None) as steps:
-        for count in _encoded(views, shapes, model, device, _Batches(batch_size), take):
+    device = _placed(model, device)
+    with _evaluating(model), _Progress(len(views), "images", verbose) as steps:
+        for count in _encoded(views, shapes, model, device, batches, take):
             steps.advance(count)
 
 
@@ -166,6 +162,13 @@ def check_if_same_size(pairs: Pairs) -> bool:
     """Whether all first images have one shape, and all second images have one."""
     sides = zip(*pairs, strict=True)
     return all(len({view["img"].shape[-2:] for view in side}) <= 1 for side in sides)
+
+
+def _placed(model: nn.Module, device: str | torch.device | None) -> torch.device:
+    """Where the model, moved there if need be, now is."""
+    device = next(model.parameters()).device if device is None else torch.device(device)
+    model.to(device)
+    return device
 
 
 def _encoded(
@@ -276,6 +279,8 @@ class _Batches:
     """Work in batches of a size that halves, for good, where memory ends."""
 
     def __init__(self, size: int):
+        if size < 1:
+            raise ValueError(f"batch_size={size} must be 1 or more")
         self.size = size
 
     def run(self, items: Sequence[int], work: Callable[[Sequence[int]], None]) -> Iterator[int]:
@@ -320,8 +325,14 @@ def _free_memory() -> None:
 class _Progress:
     """A progress bar and a caller's function that are told the same."""
 
-    def __init__(self, total: int, verbose: bool, report: Callable[[float], None] | None):
-        self.bar = tqdm(total=total, desc="images and pairs", disable=not verbose)
+    def __init__(
+        self,
+        total: int,
+        what: str,
+        verbose: bool,
+        report: Callable[[float], None] | None = None,
+    ):
+        self.bar = tqdm(total=total, desc=what, disable=not verbose)
         self.total, self.done, self.report = total, 0, report
 
     def __enter__(self) -> "_Progress":

@@ -27,6 +27,7 @@ from dust3r.uncertainty.evaluation import (
 )
 from dust3r.uncertainty.reliability import HEAD_OF_FAMILY, Reliability
 from dust3r.uncertainty.tables import markdown, summary_line, uncertainty_or_all
+from dust3r.utils.arguments import count
 from dust3r.utils.device import chosen_device
 from dust3r.utils.files import atomic_path
 from dust3r.utils.panels import (
@@ -73,10 +74,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ckpt", required=True, type=Path, help="the checkpoint, .pth or .safetensors")
     add("--dataset", required=True, help="specification of the dataset")
     add("--output_dir", required=True, type=Path, help="folder that the files go to")
-    add("--num_samples", type=_count, default=8, help="pairs to draw, at random (%(default)s)")
+    add("--num_samples", type=count, default=8, help="pairs to draw, at random (%(default)s)")
     add("--all", action="store_true", help="measure on all pairs of the dataset")
     add("--train_dataset", help="compare with its median depth, and with one variance fitted on it")
-    add("--fit_samples", type=_count, default=100, help="pairs of it to fit on (%(default)s)")
+    add("--fit_samples", type=count, default=100, help="pairs of it to fit on (%(default)s)")
     add(
         "--calibration",
         metavar="FILE",
@@ -84,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
         f"hold what they should; a folder of such files, or {AUTO}: that of the checkpoint, where "
         "FeatUQ's comes before GeoUQ's",
     )
-    add("--batch_size", type=_count, default=4, help="pairs at a time (%(default)s)")
+    add("--batch_size", type=count, default=4, help="pairs at a time (%(default)s)")
     add("--num_workers", type=int, default=2, help="processes that load (%(default)s)")
     add("--device", help="cpu, cuda, cuda:1, ...; by default the GPU where there is one")
     add("--seed", type=int, default=0, help="of the choice of pairs (%(default)s)")
@@ -302,10 +303,3 @@ def _loader(
         drop_last=False,
         seed=args.seed,
     )
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number

@@ -144,8 +144,7 @@ class BaseStereoViewDataset(StereoDataset):
         views = []
         for number, (raw, window) in enumerate(zip(raws, windows, strict=True)):
             with naming_sample(raw.instance, draw.index):
-                own_rng = np.random.default_rng((*seeds, number, STREAM))
-                view = self._finish(raw, resolution, rng, window, own_rng)
+                view = self._finish(raw, resolution, rng, window, (*seeds, number, STREAM))
             views.append({**view, "idx": (draw.index, draw.aspect, number)})
         if not any(view["valid_mask"].any() for view in views):
             names = [view["instance"] for view in views]
@@ -183,7 +182,7 @@ class BaseStereoViewDataset(StereoDataset):
         resolution: Size,
         rng: np.random.Generator,
         window: Window | None,
-        degradation_rng: np.random.Generator,
+        degradation_seeds: tuple[int, ...],
     ) -> View:
         pose = _pose(raw)
         frame = crop_and_resize(_frame(raw), resolution, rng, self.aug_crop, window)
@@ -193,7 +192,7 @@ class BaseStereoViewDataset(StereoDataset):
         valid &= np.isfinite(points).all(-1)
         image = frame.image
         if self.degrade is not None:
-            image = self.degrade(image, degradation_rng)
+            image = self.degrade(image, np.random.default_rng(degradation_seeds))
         image = self.transform(image, rng)
         height, width = depth.shape
         if height > width:

@@ -6,6 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dust3r.utils.arguments import count
+
 if TYPE_CHECKING:
     from dust3r.demo.alignment import Alignment
 
@@ -16,14 +18,6 @@ browser, or with --images to files.
 MASKED = ("keep", "white", "black")
 
 Options = Mapping[str, Mapping[str, Any]]
-
-
-def count(text: str) -> int:
-    """A number of 1 or more; raises argparse.ArgumentTypeError for another."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 def _port(text: str) -> int:

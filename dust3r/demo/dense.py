@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dust3r.demo.alignment import Alignment
-from dust3r.demo.arguments import count
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.pipeline import Progress, reconstruct
 from dust3r.reconstruction import Reconstruction
+from dust3r.utils.arguments import count
 
 if TYPE_CHECKING:
     from gradio.components import Component

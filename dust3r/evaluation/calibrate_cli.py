@@ -21,14 +21,14 @@ from dust3r.evaluation.calibrate import (
 from dust3r.evaluation.calibrate_summary import CURVE, ImageCoverage, summarise
 from dust3r.evaluation.figures import coverage_figure
 from dust3r.evaluation.networks import Sampling, Source, sources_of
-from dust3r.evaluation.options import add_shared, count, evaluation_of
+from dust3r.evaluation.options import add_families, add_shared, evaluation_of
 from dust3r.evaluation.page import Section, document, png_bytes
 from dust3r.evaluation.predictions import read_index
 from dust3r.evaluation.uq import Evaluation, PairSet
 from dust3r.training.distributed import World
 from dust3r.uncertainty.calibration import LEVELS, BinnedBy, Calibration, Kind, ScaleBy
 from dust3r.uncertainty.calibration_file import path_beside, save, sha256_of
-from dust3r.uncertainty.families import FAMILIES
+from dust3r.utils.arguments import count
 from dust3r.utils.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,8 @@ calibration.json, calibration.md, calibration.html, pairs.json and <benchmark>_r
 def add_arguments(parser: argparse.ArgumentParser, **_: Any) -> None:
     parser.description = _DESCRIPTION
     add_shared(parser, EXAMPLE)
+    add_families(parser)
     add = parser.add_argument
-    add(
-        "--methods",
-        required=True,
-        help=f"families by commas, of {', '.join(FAMILIES)}; label:family where one comes twice",
-    )
     add(
         "--dataset",
         help="what to fit on, which no model was trained on; --num_pairs is of it as well. With "

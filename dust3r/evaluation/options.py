@@ -10,6 +10,8 @@ from dust3r.evaluation.methods import parse_methods
 from dust3r.evaluation.networks import Sampling, sources_of
 from dust3r.evaluation.uq import Evaluation, from_networks, from_stored
 from dust3r.training.distributed import World
+from dust3r.uncertainty.families import FAMILIES
+from dust3r.utils.arguments import count
 
 
 def add_shared(parser: argparse.ArgumentParser, example: str) -> None:
@@ -45,6 +47,15 @@ def add_shared(parser: argparse.ArgumentParser, example: str) -> None:
     )
     add("--save_predictions", type=Path, metavar="DIR", help="store predictions, to evaluate again")
     add("--predictions", type=Path, metavar="DIR", help="read stored ones; no --ckpt is needed")
+
+
+def add_families(parser: argparse.ArgumentParser) -> None:
+    """Which families of uncertainty."""
+    parser.add_argument(
+        "--methods",
+        required=True,
+        help=f"families by commas, of {', '.join(FAMILIES)}; label:family where one comes twice",
+    )
 
 
 def evaluation_of(
@@ -86,14 +97,6 @@ def evaluation_of(
         is_main=world.is_main,
         **options,
     )
-
-
-def count(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 def names_or_none(text: str | None) -> list[str] | None:

@@ -20,7 +20,6 @@ from dust3r.datasets.scannetpp import ScanNetpp
 from dust3r.evaluation import report
 from dust3r.evaluation.benchmarks import Benchmark, parse_benchmarks
 from dust3r.evaluation.image_sets import chain, paths
-from dust3r.evaluation.options import count
 from dust3r.evaluation.pose_measures import (
     MAA_DEGREES,
     WORST_DEGREES,
@@ -35,6 +34,7 @@ from dust3r.model import AsymmetricCroCo3DStereo, load_model
 from dust3r.pipeline import reconstruct
 from dust3r.reconstruction import Reconstruction
 from dust3r.training.distributed import World
+from dust3r.utils.arguments import count
 from dust3r.utils.image import load_images
 
 log = logging.getLogger(__name__)

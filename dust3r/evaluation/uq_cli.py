@@ -13,12 +13,11 @@ from dust3r.evaluation.benchmarks import EXAMPLE
 from dust3r.evaluation.figures import curves_figure, image_figure
 from dust3r.evaluation.measure import OWN
 from dust3r.evaluation.methods import POINT
-from dust3r.evaluation.options import add_shared, evaluation_of
+from dust3r.evaluation.options import add_families, add_shared, evaluation_of
 from dust3r.evaluation.page import Panel, page, png_bytes
 from dust3r.evaluation.records import RecordStore
 from dust3r.evaluation.uq import RECORDS, Evaluation
 from dust3r.training.distributed import World
-from dust3r.uncertainty.families import FAMILIES
 from dust3r.utils.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -36,12 +35,8 @@ command goes on where it was stopped. Under torchrun every process measures its 
 def add_arguments(parser: argparse.ArgumentParser, **_: Any) -> None:
     parser.description = _DESCRIPTION
     add_shared(parser, EXAMPLE)
+    add_families(parser)
     add = parser.add_argument
-    add(
-        "--methods",
-        required=True,
-        help=f"families by commas, of {', '.join(FAMILIES)}; label:family where one comes twice",
-    )
     add("--output_dir", required=True, type=Path, help="folder that the files go to")
     add("--alignment", choices=POINT_ALIGNMENTS, default="umeyama", help="of points, per image")
     add(

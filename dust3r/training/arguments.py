@@ -2,6 +2,8 @@
 
 import argparse
 
+from dust3r.utils.arguments import count
+
 # A line of usage for each group; details stand in docs/training.md.
 EPILOG = "Specification strings are explained in README.md, stages and losses in docs/training.md."
 
@@ -122,13 +124,13 @@ def _uncertainty(group: argparse._ArgumentGroup) -> None:
 
 def _optimisation(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=int, default=0, help="of weights, sample order, crops")
-    group.add_argument("--batch_size", type=_positive, default=64, help="pairs per process")
+    group.add_argument("--batch_size", type=count, default=64, help="pairs per process")
     group.add_argument(
-        "--accum_iter", type=_positive, default=1, help="batches whose gradients make one update"
+        "--accum_iter", type=count, default=1, help="batches whose gradients make one update"
     )
-    group.add_argument("--epochs", type=_positive, default=800, help="passes over the training set")
+    group.add_argument("--epochs", type=count, default=800, help="passes over the training set")
     group.add_argument(
-        "--max_steps", type=_positive, default=None, help="stop after so many batches in all"
+        "--max_steps", type=count, default=None, help="stop after so many batches in all"
     )
     group.add_argument("--weight_decay", type=float, default=0.05, help="none on vectors")
     group.add_argument("--lr", type=float, default=None, help="peak learning rate; if none:")
@@ -162,9 +164,9 @@ def _optimisation(group: argparse._ArgumentGroup) -> None:
 def _running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--num_workers", type=int, default=8, help="loading processes, per process")
     group.add_argument("--output_dir", default="./output", help="where checkpoints and logs go")
-    group.add_argument("--eval_freq", type=_positive, default=1, help="epochs between tests")
+    group.add_argument("--eval_freq", type=count, default=1, help="epochs between tests")
     group.add_argument(
-        "--save_freq", type=_positive, default=1, help="epochs between checkpoint-last.pth"
+        "--save_freq", type=count, default=1, help="epochs between checkpoint-last.pth"
     )
     group.add_argument(
         "--keep_freq", type=int, default=20, help="epochs between checkpoint-<epoch>.pth; 0: none"
@@ -173,18 +175,11 @@ def _running(group: argparse._ArgumentGroup) -> None:
         "--save_steps", type=int, default=0, help="batches between checkpoint-step-<N>.pth; 0: none"
     )
     group.add_argument(
-        "--print_freq", type=_positive, default=20, help="batches between points in TensorBoard"
+        "--print_freq", type=count, default=20, help="batches between points in TensorBoard"
     )
     group.add_argument(
         "--stop_after_nan",
-        type=_positive,
+        type=count,
         default=20,
         help="stop after so many updates in a row whose loss was not finite",
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value

@@ -105,11 +105,11 @@ def test_the_network_s_unit_does_not_matter(results):
     metres, millimetres = (results(0.03, 0.5, 0.1, edges=[(0, 1), (1, 2), (0, 2)]) for _ in "12")
     for edge, one in millimetres._results.items():
         millimetres._results[edge] = replace(one, points=1000 * one.points)
-    small, large = aligned(metres), aligned(millimetres)
+    # So few steps that none ends by itself: rounding may end one of the two a step sooner.
+    small, large = (aligned(one, niter1=8, niter2=2) for one in (metres, millimetres))
     moved = large.get_im_poses()
     moved[:, :3, 3] /= 1000
-    # Steps end where they gain little, and rounding may end them a step sooner.
-    assert torch.allclose(moved, small.get_im_poses(), atol=5e-3)
+    assert torch.allclose(moved, small.get_im_poses(), atol=1e-4)
     for one, other in zip(large.get_deviations(), small.get_deviations(), strict=True):
         assert torch.allclose(one / 1000, other, rtol=1e-2)
 
