@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dust3r.evaluation.levels import LEVELS
 from dust3r.evaluation.measure import OWN, depth_errors, point_errors
 from dust3r.evaluation.methods import DEPTH, POINT, Method
 from dust3r.evaluation.sketch import COVERAGES
-from dust3r.evaluation.summary import LEVELS
 from dust3r.uncertainty.estimates import inverse_confidence
 from dust3r.utils.plots import Block, Chart, Colours, Map, sheet
 

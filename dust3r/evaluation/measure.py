@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dust3r.evaluation.alignment import align_points, depth_scale
+from dust3r.evaluation.levels import LEVELS
 from dust3r.evaluation.methods import DEPTH, POINT, Method, Reading
 from dust3r.evaluation.rankings import Columns
 from dust3r.evaluation.sketch import Curve, Sparse, rank_correlation
@@ -16,7 +17,6 @@ from dust3r.uncertainty.estimates import inverse_confidence
 from dust3r.utils.geometry import geotrf, inv
 
 OWN, CONFIDENCE = "own", "conf"
-LEVELS = 100
 COUNTS = ("valid", "used", "bad_prediction", "bad_uncertainty", "bad_likelihood", "unaligned")
 STREAMED_LEVELS = 8
 

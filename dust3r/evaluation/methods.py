@@ -16,15 +16,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy import special
 from torch import Tensor
-from torch.distributions import StudentT
 
+from dust3r.evaluation.levels import levels_of
 from dust3r.uncertainty import families
 from dust3r.uncertainty.estimates import POINTMAP
 from dust3r.uncertainty.evidential import NormalInverseGamma
-from dust3r.uncertainty.points import NormalInverseWishart, PointDistribution
 
 Prediction = Mapping[str, Tensor]
 
@@ -83,7 +80,7 @@ class Method:
                 unit,
                 own_depth_of(prediction, self.family),
                 lambda truth: evidence.nll(truth[:, None])[:, 0],
-                lambda truth, mask: _levels(evidence, truth[..., None], mask),
+                lambda truth, mask: levels_of(evidence, truth[..., None], mask),
             )
         points = families.FAMILIES[self.family].points
         if points is None:
@@ -94,7 +91,7 @@ class Method:
             unit,
             None,
             lambda truth: families.point_nll(prediction, truth, self.family),
-            lambda truth, mask: _levels(said, truth, mask),
+            lambda truth, mask: levels_of(said, truth, mask),
         )
 
     def check(self, keys: Iterable[str], source: str) -> None:
@@ -151,25 +148,3 @@ def parse_methods(text: str, depths: bool = False) -> list[Method]:
     if not methods:
         raise ValueError(f"--methods names none; give some of {', '.join(names)}, by commas")
     return list(methods.values())
-
-
-def _levels(said: PointDistribution, truth: Tensor, mask: Tensor) -> np.ndarray:
-    """Of ``Reading.level``: ``truth`` (B, H, W, C) for distributions over maps (B, C, H, W)."""
-    truth = truth[mask].double()
-    predictive = said.predictive()
-    if isinstance(said, NormalInverseWishart):
-        lower, location = predictive.scale_tril[mask].double(), predictive.loc[mask].double()
-        white = torch.linalg.solve_triangular(lower, (truth - location)[..., None], upper=False)
-        distance = white.square().sum((-2, -1)).cpu().numpy()
-        # The squared distance over the dimension has an F distribution.
-        return special.fdtr(3.0, predictive.df[mask].double().cpu().numpy(), distance / 3)
-    if isinstance(predictive, StudentT):
-        freedom, location, scale = (
-            values.movedim(1, -1)[mask].double()
-            for values in torch.broadcast_tensors(predictive.df, predictive.loc, predictive.scale)
-        )
-        distance = ((truth - location) / scale).abs().flatten()
-        return 2 * special.stdtr(freedom.flatten().cpu().numpy(), distance.cpu().numpy()) - 1
-    base = predictive.base_dist
-    white = (truth - base.loc[mask].double()) / base.scale[mask].double()
-    return special.gammainc(1.5, (white.square().sum(-1) / 2).cpu().numpy())

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torchmetrics import Metric
 
-from dust3r.evaluation.measure import CONFIDENCE, COUNTS, LEVELS, OWN, ImageMeasure
+from dust3r.evaluation.levels import LEVELS
+from dust3r.evaluation.measure import CONFIDENCE, COUNTS, OWN, ImageMeasure
 from dust3r.evaluation.methods import Method
 from dust3r.evaluation.rankings import ExactRanking
 from dust3r.evaluation.sketch import RankingSketch

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -33,14 +34,15 @@ def mapped(
         Whatever ``function`` does, when it is the piece's turn.
     """
     if workers < 2:
+        libraries = ThreadpoolController()
         for piece in pieces:
-            with _one_thread():
+            with _one_thread(libraries):
                 result = function(piece)
             yield result
         return
     # A forked process has all modules at once; elsewhere than on Linux forks are not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,))
+    pool = ProcessPoolExecutor(workers, context, _stay_on_one_thread)
     waiting: deque = deque()
     pieces = iter(pieces)
     try:
@@ -55,11 +57,18 @@ def mapped(
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
+def _stay_on_one_thread() -> None:
+    # The BLAS of numpy and scipy have threads of their own, which wait for each other spinning.
+    threadpool_limits(1)
     torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _one_thread(libraries: ThreadpoolController) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    with libraries.limit(limits=1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
