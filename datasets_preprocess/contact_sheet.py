@@ -14,12 +14,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from dust3r.utils.files import atomic_path
-from dust3r.utils.geometry import depthmap_to_pts3d, geotrf, inv, project
+from dust3r.utils.reprojection import carried_colours
 
 _COLORMAP = "turbo"
 _NO_DEPTH = np.uint8(64)
 _NAME = {"fontsize": 7}
-_AGREE = 0.05
 _DPI = 110
 # Lengths on the page, in inches.
 _TILE, _GAP, _MARGIN, _LABEL, _LINE, _BAR = 1.75, 0.06, 0.15, 0.2, 0.15, 0.7
@@ -110,14 +109,10 @@ def carried_over(first: Frame, second: Frame) -> tuple[np.ndarray, np.ndarray]:
     Each pixel of the first with depth is projected into the second by both cameras; it is seen
     there if the second's depth agrees within 5%. Both frames need intrinsics and pose.
     """
-    points = depthmap_to_pts3d(first.depth.astype(np.float64), first.intrinsics, first.pose)
-    pixels, z = project(geotrf(inv(second.pose), points), second.intrinsics)
-    in_front = (first.depth > 0) & (z > 0)
-    x, y = np.where(in_front, pixels.transpose(2, 0, 1), -10.0).astype(np.float32)
-    measured = cv2.remap(second.depth.astype(np.float32), x, y, cv2.INTER_NEAREST)
-    return (
-        cv2.remap(second.rgb, x, y, cv2.INTER_LINEAR),
-        in_front & (np.abs(measured - z) <= _AGREE * z),
+    return carried_colours(
+        *(first.depth, first.intrinsics, first.pose),
+        *(second.depth, second.intrinsics, second.pose),
+        second.rgb,
     )
 
 

@@ -5,6 +5,11 @@
 ``scene.npz``, the scene's own part of the metadata, from which the index is rebuilt when scenes are
 added. Poses are camera-to-world in OpenCV's axes and metres, intrinsics in pixels with the centre
 of the first pixel at (0, 0).
+
+Two arrays of the metadata are optional, (S,) each: ``depth_unit``, the steps a metre of a scene's
+depth files where that is not 1000 (streets are deeper than the 65.5 m that millimetres hold), and
+``splits``, the part of the official split that a scene belongs to ('train', 'val', 'test', or ''
+for a scene of none).
 """
 
 import shutil
@@ -21,8 +26,12 @@ from dust3r.utils.files import atomic_path
 
 METADATA_NAME = "all_metadata.npz"
 SCENE_FILE = "scene.npz"
-MAX_DEPTH_M = 65.535
+DEPTH_UNIT = 1000.0
+_MAX_STEPS = 65535
 _METADATA_KEYS = ("scenes", "sceneids", "images", "intrinsics", "trajectories", "pairs")
+_SCENE_KEYS = ("images", "intrinsics", "poses", "pairs")
+_OPTIONAL_KEYS = ("depth_unit", "splits")
+_SPLITS = ("", "train", "val", "test")
 
 
 @dataclass
@@ -31,7 +40,9 @@ class SceneData:
 
     ``images`` are N basenames without suffix, ``intrinsics`` (N, 3, 3) in pixels, ``poses``
     (N, 4, 4) camera-to-world in metres, ``pairs`` (P, 3) rows of [i, j, overlap], i and j counting
-    this scene's frames from 0. Arrays are converted and checked: ValueError says what is wrong.
+    this scene's frames from 0. ``depth_unit`` is steps a metre of the depth files, ``split`` the
+    part of the official split, '' for none. Arrays are converted and checked: ValueError says what
+    is wrong.
     """
 
     name: str
@@ -39,9 +50,19 @@ class SceneData:
     intrinsics: np.ndarray
     poses: np.ndarray
     pairs: np.ndarray
+    depth_unit: float = DEPTH_UNIT
+    split: str = ""
 
     def __post_init__(self) -> None:
         _check_name(self.name, "a scene's name")
+        if not 0 < self.depth_unit < np.inf:
+            raise ValueError(
+                f"scene {self.name}: depth_unit is steps a metre, above 0; got {self.depth_unit}"
+            )
+        if self.split not in _SPLITS:
+            raise ValueError(
+                f"scene {self.name}: split must be train, val, test or empty, got {self.split!r}"
+            )
         self.images = [str(image) for image in self.images]
         for image in self.images:
             _check_name(image, f"an image's basename (scene {self.name})")
@@ -85,6 +106,7 @@ class Metadata:
     ``scenes`` (S,) and ``images`` (N,) are strings, ``sceneids`` (N,) counts into ``scenes``,
     ``intrinsics`` (N, 3, 3) and ``trajectories`` (N, 4, 4) are float32, ``pairs`` (P, 2 or more)
     float64 with two image indices first and, where there is a third column, the overlap.
+    ``depth_unit`` (S,) is steps a metre, ``splits`` (S,) strings.
     """
 
     scenes: np.ndarray
@@ -93,6 +115,8 @@ class Metadata:
     intrinsics: np.ndarray
     trajectories: np.ndarray
     pairs: np.ndarray
+    depth_unit: np.ndarray
+    splits: np.ndarray
 
 
 def image_path(root: str | Path, scene: str, basename: str) -> Path:
@@ -112,24 +136,25 @@ def write_image(path: str | Path, rgb: np.ndarray, quality: int = 95) -> None:
     _imwrite(path, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def write_depth(path: str | Path, depth_m: np.ndarray) -> None:
-    """Write a depth map (H, W), z in metres, as a uint16 PNG of millimetres, whole or not at all.
+def write_depth(path: str | Path, depth_m: np.ndarray, unit: float = DEPTH_UNIT) -> None:
+    """Write a depth map (H, W), z in metres, as a uint16 PNG, whole or not at all.
 
-    What is not finite, not positive or beyond 65.535 m, the most 16 bits hold, becomes 0 (none).
+    ``unit`` is steps a metre, by default millimetres. What is not finite, not positive or beyond
+    65535 steps, the most 16 bits hold, becomes 0 (none).
     """
     if depth_m.ndim != 2:
         raise ValueError(f"{path}: a depth map is (H, W), got {depth_m.shape}")
-    millimetres = np.round(np.asarray(depth_m, np.float64) * 1000)
-    storable = (millimetres > 0) & (millimetres <= MAX_DEPTH_M * 1000)
-    _imwrite(path, np.where(storable, millimetres, 0).astype(np.uint16))
+    steps = np.round(np.asarray(depth_m, np.float64) * unit)
+    storable = (steps > 0) & (steps <= _MAX_STEPS)
+    _imwrite(path, np.where(storable, steps, 0).astype(np.uint16))
 
 
-def read_depth(path: str | Path) -> np.ndarray:
+def read_depth(path: str | Path, unit: float = DEPTH_UNIT) -> np.ndarray:
     """Depth map (H, W) float32, z in metres, 0 = none, of a PNG that ``write_depth`` wrote."""
     stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
         raise ValueError(f"{path}: not a readable 16-bit single-channel depth PNG")
-    return stored.astype(np.float32) / 1000
+    return stored.astype(np.float32) / np.float32(unit)
 
 
 @contextmanager
@@ -170,15 +195,21 @@ def save_scene(folder: str | Path, scene: SceneData) -> None:
             intrinsics=scene.intrinsics,
             poses=scene.poses,
             pairs=scene.pairs,
+            **_optional([scene]),
         )
 
 
 def load_scene(folder: str | Path) -> SceneData:
     """The scene in a complete folder; FileNotFoundError if it has no ``scene.npz``."""
     folder = Path(folder)
-    stored = _load_npz(folder / SCENE_FILE, ("images", "intrinsics", "poses", "pairs"))
-    images = stored.pop("images").tolist()
-    return SceneData(name=folder.name, images=images, **stored)
+    stored = _load_npz(folder / SCENE_FILE, _SCENE_KEYS, _OPTIONAL_KEYS)
+    return SceneData(
+        folder.name,
+        stored["images"].tolist(),
+        *(stored[key] for key in _SCENE_KEYS[1:]),
+        depth_unit=float(stored.get("depth_unit", [DEPTH_UNIT])[0]),
+        split=str(stored.get("splits", [""])[0]),
+    )
 
 
 def complete_scenes(root: str | Path) -> list[str]:
@@ -223,6 +254,7 @@ def write_metadata(root: str | Path, scenes: Sequence[SceneData]) -> Path:
             intrinsics=np.concatenate([scene.intrinsics for scene in scenes]).astype(np.float32),
             trajectories=np.concatenate([scene.poses for scene in scenes]).astype(np.float32),
             pairs=np.concatenate(pairs),
+            **_optional(scenes),
         )
     return path
 
@@ -232,10 +264,26 @@ def read_metadata(root: str | Path) -> Metadata:
 
     Raises FileNotFoundError where it is missing, ValueError where it lacks an array or is no npz.
     """
-    return Metadata(**_load_npz(Path(root) / METADATA_NAME, _METADATA_KEYS))
+    stored = _load_npz(Path(root) / METADATA_NAME, _METADATA_KEYS, _OPTIONAL_KEYS)
+    count = len(stored["scenes"])
+    stored.setdefault("depth_unit", np.full(count, DEPTH_UNIT))
+    stored.setdefault("splits", np.full(count, "", np.str_))
+    return Metadata(**stored)
 
 
-def _load_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+def _optional(scenes: Sequence[SceneData]) -> dict[str, np.ndarray]:
+    """The arrays that are written only where they say something."""
+    arrays = {}
+    if any(scene.depth_unit != DEPTH_UNIT for scene in scenes):
+        arrays["depth_unit"] = np.array([scene.depth_unit for scene in scenes], np.float64)
+    if any(scene.split for scene in scenes):
+        arrays["splits"] = np.array([scene.split for scene in scenes], np.str_)
+    return arrays
+
+
+def _load_npz(
+    path: Path, keys: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist: {path.parent} is not in the processed layout; "
@@ -246,7 +294,7 @@ def _load_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
             missing = [key for key in keys if key not in stored]
             if missing:
                 raise ValueError(f"{path}: no {', '.join(missing)}; it has {', '.join(stored)}")
-            return {key: stored[key] for key in keys}
+            return {key: stored[key] for key in (*keys, *optional) if key in stored}
     except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path}: not a whole npz file ({error}); preprocess again") from error
 

@@ -1,10 +1,6 @@
-"""How much two RGB-D views see of the same surface, and which pairs of views to learn from.
+"""Which pairs of many RGB-D views to learn from, by their overlap.
 
-The overlap of two views is measured by depth reprojection: the fraction of a view's valid pixels
-whose 3-D point lands inside the other image at a depth that agrees with the one measured there, the
-smaller of the two directions. The depth comparison is the occlusion check: a point in the frustum
-but behind another surface is not seen in common. Axes, poses and pixels are as in
-``dust3r.utils.geometry``.
+The overlap of two views is that of ``dust3r.utils.reprojection``, measured on few points.
 """
 
 import heapq
@@ -13,66 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
+from dust3r.utils.reprojection import clean, pixels
+
 _CHUNK = 256
 _COARSE_SAMPLES = 48
 _COARSE_MARGIN = 0.15
 _SAMPLES = 768
 _BINS = 8
-
-
-def overlap(
-    depth1: np.ndarray,
-    intrinsics1: np.ndarray,
-    pose1: np.ndarray,
-    depth2: np.ndarray,
-    intrinsics2: np.ndarray,
-    pose2: np.ndarray,
-    *,
-    tolerance: float = 0.05,
-    stride: int = 8,
-) -> float:
-    """Overlap of two views in [0, 1]; 0 if one of them has no valid depth.
-
-    ``depth1`` (H1, W1) and ``depth2`` (H2, W2) are z in metres with 0 or not finite = none,
-    intrinsics (3, 3), poses (4, 4) camera-to-world. Every ``stride``-th pixel in both axes is
-    carried over; depths agree when they differ by at most ``tolerance`` times the carried depth. A
-    point that lands where the other view has no depth counts as not seen.
-    """
-    first, second = (depth1, intrinsics1, pose1), (depth2, intrinsics2, pose2)
-    errors = reprojection_errors(*first, *second, stride=stride)
-    opposite = reprojection_errors(*second, *first, stride=stride)
-    if not (len(errors) and len(opposite)):
-        return 0.0
-    return float(min((errors <= tolerance).mean(), (opposite <= tolerance).mean()))
-
-
-def reprojection_errors(
-    depth1: np.ndarray,
-    intrinsics1: np.ndarray,
-    pose1: np.ndarray,
-    depth2: np.ndarray,
-    intrinsics2: np.ndarray,
-    pose2: np.ndarray,
-    *,
-    stride: int = 8,
-) -> np.ndarray:
-    """How far the depth of view 1, carried into view 2, is from the one measured there: (K,).
-
-    Arguments as for ``overlap``; one value for each of the K valid pixels of view 1 on the grid, a
-    fraction of the carried depth, infinite where the point leaves the image or meets no depth. With
-    right poses, intrinsics and units the median of the finite values is about the sensor's noise,
-    1% or less; occluded points are in it too.
-    """
-    depth, intrinsics = shrink(_clean(depth1), intrinsics1, stride)
-    rows, columns = np.nonzero(depth)
-    rays = np.linalg.inv(intrinsics) @ np.stack([columns, rows, np.ones(len(rows))])
-    relative = np.linalg.inv(np.asarray(pose2, np.float64)) @ pose1
-    moved = relative[:3, :3] @ (rays * depth[rows, columns]) + relative[:3, 3:]
-    inside, column, row = _pixels((intrinsics2 @ moved)[None], *depth2.shape)
-    measured = np.where(inside[0], _clean(depth2)[row[0], column[0]], 0)
-    return np.divide(
-        np.abs(measured - moved[2]), moved[2], out=np.full(len(rows), np.inf), where=measured > 0
-    )
 
 
 def choose_pairs(
@@ -167,18 +110,6 @@ def select_pairs(
     return kept[np.lexsort((kept[:, 1], kept[:, 0]))].astype(np.float64)
 
 
-def shrink(depth: np.ndarray, intrinsics: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every ``stride``-th pixel of a depth map (H, W), and the intrinsics (3, 3) of the small map.
-
-    Depths are picked, not averaged: a mean over an object's edge is a depth where nothing is.
-    """
-    offset = stride // 2
-    small = intrinsics.astype(np.float64).copy()
-    small[:2, 2] -= offset
-    small[:2] /= stride
-    return depth[offset::stride, offset::stride], small
-
-
 class _Views:
     """N views with their sampled world points, ready to be projected into each other.
 
@@ -220,7 +151,7 @@ class _Views:
         """Whether projected points (C, 3, M) agree with the depths of views ``into`` (C,)."""
         height, width = self.depths.shape[1:]
         z = homogeneous[:, 2]
-        inside, column, row = _pixels(homogeneous, height, width)
+        inside, column, row = pixels(homogeneous, height, width)
         flat = (into[:, None] * height + row) * width + column
         measured = self.depths.reshape(-1)[flat]
         return inside & (np.abs(measured - z) <= self.tolerance * z)
@@ -234,28 +165,10 @@ def _promising(views: _Views, threshold: float, progress: bool) -> np.ndarray:
     promising = np.zeros((count, count), bool)
     for j in _track(count, progress, "candidates"):
         for part in _chunks(np.arange(count)):
-            inside, _, _ = _pixels(views.cameras[j] @ points[part], height, width)
+            inside, _, _ = pixels(views.cameras[j] @ points[part], height, width)
             share = (inside & valid[part]).sum(axis=1) / number_valid[part]
             promising[part, j] = (share >= threshold) & (share > 0)
     return promising & promising.T
-
-
-def _pixels(
-    homogeneous: np.ndarray, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inside the image or not, column and row (clipped to it), of projected points (C, 3, M)."""
-    z = homogeneous[:, 2]
-    front = z > 0
-    safe = np.where(front, z, 1)
-    # Rounding to the pixel whose area, half a pixel to all sides of its centre, holds the point.
-    column = np.floor(homogeneous[:, 0] / safe + np.float32(0.5))
-    row = np.floor(homogeneous[:, 1] / safe + np.float32(0.5))
-    inside = front & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    return (
-        inside,
-        np.where(inside, column, 0).astype(np.int64),
-        np.where(inside, row, 0).astype(np.int64),
-    )
 
 
 def _world_points(
@@ -322,12 +235,8 @@ def _checked_stacks(
         )
     if not (np.isfinite(poses).all() and np.isfinite(intrinsics).all()):
         raise ValueError("poses or intrinsics are not finite: leave those views out first")
-    depths = _clean(depths).astype(np.float32)
+    depths = clean(depths).astype(np.float32)
     return depths, intrinsics.astype(np.float64), poses.astype(np.float64)
-
-
-def _clean(depth: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
 
 
 def _chunks(indices: np.ndarray) -> Iterator[np.ndarray]:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets_preprocess.layout import depth_path, read_depth, read_metadata
-from datasets_preprocess.overlap import reprojection_errors
 from dust3r.utils.files import atomic_path
+from dust3r.utils.reprojection import reprojection_errors
 
 NAME = "pairs_apart.npz"
 
@@ -53,8 +53,9 @@ def write_pairs_apart(
 
     @lru_cache(_DEPTHS_KEPT)
     def view(image: int) -> View:
-        scene = str(metadata.scenes[metadata.sceneids[image]])
-        depth = read_depth(depth_path(root, scene, str(metadata.images[image])))
+        place = metadata.sceneids[image]
+        path = depth_path(root, str(metadata.scenes[place]), str(metadata.images[image]))
+        depth = read_depth(path, metadata.depth_unit[place])
         return depth, metadata.intrinsics[image], metadata.trajectories[image]
 
     rows = []

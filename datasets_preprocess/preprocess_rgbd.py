@@ -18,14 +18,10 @@ from pathlib import Path
 
 from datasets_preprocess.layout import complete_scenes, rebuild_metadata
 from datasets_preprocess.rgbd.convert import Workers, convert
-from datasets_preprocess.rgbd.formats import (
-    FORMATS,
-    Recording,
-    find_recordings,
-    intrinsics_matrix,
-)
+from datasets_preprocess.rgbd.formats import FORMATS, find_recordings
+from datasets_preprocess.rgbd.recording import Recording, intrinsics_matrix
 from datasets_preprocess.rgbd.report import REPORT_FILE, SHEET_FILE
-from datasets_preprocess.rgbd.settings import Settings
+from datasets_preprocess.rgbd.settings import Settings, add_choice_arguments
 
 LOGGER = logging.getLogger(__name__)
 
@@ -110,10 +106,11 @@ def _already_done(root: Path, recording: Recording, settings: Settings) -> bool:
     if recording.name not in complete_scenes(root):
         return False
     file = root / recording.name / REPORT_FILE
-    made = json.loads(file.read_text()) if file.is_file() else {"source": "something else"}
-    if made["source"] != str(recording.folder):
+    made = json.loads(file.read_text()) if file.is_file() else {}
+    if made.get("source") != str(recording.folder):
         raise ValueError(
-            f"{file.parent} was made from {made['source']}, not from {recording.folder}: rename "
+            f"{file.parent} was made from {made.get('source', 'something else')}, not from "
+            f"{recording.folder}: rename "
             "the folder, take another --output_dir, or replace it with --overwrite"
         )
     if made["settings"] == json.loads(json.dumps(asdict(settings))):
@@ -155,11 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     add("input", "folders of recordings", type=Path, nargs="+", required=True)
     add("output_dir", "ROOT of the processed layout", type=Path, required=True)
     add("format", "what the folders are", choices=["auto", *FORMATS], default="auto")
-    setting("min_overlap", "least overlap of a pair", type=float)
-    setting("max_overlap", "greatest overlap of a pair", type=float)
-    setting("max_pairs", "pairs a scene, spread over overlaps and frames", type=int)
-    setting("frame_step", "take every n-th frame", type=int)
-    setting("max_side", "scale down to this longest side, in pixels", type=int)
+    add_choice_arguments(parser, defaults)
     setting("depth_unit", "metres per step of the stored depth", type=float)
     setting(
         "intrinsics", "fx fy cx cy of the depth camera, in place of the files'", type=float, nargs=4

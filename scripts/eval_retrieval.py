@@ -28,11 +28,12 @@ from torch import Tensor
 
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
 from datasets_preprocess.layout import depth_path, image_path, read_depth, read_metadata
-from datasets_preprocess.overlap import score_pairs, shrink
+from datasets_preprocess.overlap import score_pairs
 from datasets_preprocess.rgbd.formats import RawFrame, find_recordings
 from dust3r.model import AsymmetricCroCo3DStereo, load_model
 from dust3r.utils.device import best_device
 from dust3r.utils.image import load_images
+from dust3r.utils.reprojection import shrink
 from mast3r.retrieval import Vocabulary, encode
 
 OVERLAP, STRIDE, TOGETHER = 0.2, 4, 4
@@ -180,8 +181,9 @@ def data_set(
     overlaps = np.zeros((count, count))
     for scene in range(len(data.scenes)):
         members = np.flatnonzero(data.sceneids == scene)
+        unit = float(data.depth_unit[scene])
         small: list[Any] = [
-            shrink(read_depth(depth_path(root, *names[n])), data.intrinsics[n], STRIDE)
+            shrink(read_depth(depth_path(root, *names[n]), unit), data.intrinsics[n], STRIDE)
             for n in members
         ]
         depths, intrinsics = (np.stack(arrays) for arrays in zip(*small, strict=True))

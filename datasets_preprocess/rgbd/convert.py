@@ -4,7 +4,7 @@ import json
 import logging
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,19 +23,25 @@ from datasets_preprocess.layout import (
     write_depth,
     write_image,
 )
-from datasets_preprocess.overlap import reprojection_errors, score_pairs, select_pairs, shrink
-from datasets_preprocess.rgbd.formats import RawFrame, Recording, intrinsics_matrix
+from datasets_preprocess.overlap import score_pairs, select_pairs
 from datasets_preprocess.rgbd.frames import (
     ColorCamera,
     align,
     find_color_camera,
     limit_size,
-    read_color,
-    read_depth_map,
+    load_files,
+)
+from datasets_preprocess.rgbd.pixels import filled, read_color
+from datasets_preprocess.rgbd.recording import (
+    RawFrame,
+    Recording,
+    RgbdFrame,
+    intrinsics_matrix,
 )
 from datasets_preprocess.rgbd.report import REPORT_FILE, SHEET_FILE, Report
 from datasets_preprocess.rgbd.settings import Settings
 from dust3r.utils.files import atomic_path
+from dust3r.utils.reprojection import reprojection_errors, shrink
 
 LOGGER = logging.getLogger(__name__)
 
@@ -68,24 +74,42 @@ class Workers:
 def convert(root: Path, recording: Recording, settings: Settings, workers: Workers) -> Report:
     """Write ``recording`` as the scene ``root/<its name>``, whole or not at all; return the report.
 
+    Raises ValueError as ``write_scene``.
+    """
+    with new_scene(root, recording.name) as folder:
+        report = write_scene(folder, recording, settings, workers, progress=True)
+        with atomic_path(folder / REPORT_FILE) as temporary:
+            temporary.write_text(json.dumps(asdict(report), indent=1))
+    return report
+
+
+def write_scene(
+    folder: Path,
+    recording: Recording,
+    settings: Settings,
+    workers: Workers,
+    *,
+    progress: bool = False,
+) -> Report:
+    """Write ``recording`` into ``folder``, which is to become a scene; return the report.
+
     Raises ValueError where fewer than two frames are usable or no pair's overlap is in the range.
     """
     report = Report(str(recording.folder), recording.format, asdict(settings))
     camera, report.color_camera = _color_camera(recording, settings)
-    with new_scene(root, recording.name) as folder:
-        frames = _write_frames(folder, recording, settings, camera, workers, report)
-        pairs = _choose(frames, settings, report)
-        scene = SceneData(
-            recording.name,
-            [frame.name for frame in frames],
-            np.stack([frame.intrinsics for frame in frames]),
-            np.stack([frame.pose for frame in frames]),
-            pairs,
-        )
-        _draw_sheet(folder, scene, report)
-        with atomic_path(folder / REPORT_FILE) as temporary:
-            temporary.write_text(json.dumps(asdict(report), indent=1))
-        save_scene(folder, scene)
+    frames = _write_frames(folder, recording, settings, camera, workers, report, progress)
+    pairs = _choose(frames, settings, report, progress)
+    scene = SceneData(
+        recording.name,
+        [frame.name for frame in frames],
+        np.stack([frame.intrinsics for frame in frames]),
+        np.stack([frame.pose for frame in frames]),
+        pairs,
+        recording.depth_unit,
+        recording.split,
+    )
+    _draw_sheet(folder, scene, report)
+    save_scene(folder, scene)
     return report
 
 
@@ -100,6 +124,14 @@ class _Written:
     small_intrinsics: np.ndarray
 
 
+@dataclass(frozen=True)
+class _LeftOut:
+    """Why a frame cannot be used, and which it is."""
+
+    reason: str
+    example: str
+
+
 def _write_frames(
     folder: Path,
     recording: Recording,
@@ -107,15 +139,22 @@ def _write_frames(
     camera: ColorCamera | None,
     workers: Workers,
     report: Report,
+    progress: bool,
 ) -> list[_Written]:
+    load = recording.load or partial(
+        load_files,
+        intrinsics=recording.intrinsics,
+        depth_unit=settings.depth_unit,
+        rotated_bits=recording.rotated_bits,
+    )
     write = partial(
         _write_frame,
         folder=folder,
-        intrinsics=recording.intrinsics,
+        load=load,
         camera=camera,
-        rotated_bits=recording.rotated_bits,
-        depth_unit=settings.depth_unit,
         max_side=settings.max_side,
+        depth_unit=recording.depth_unit,
+        sparse=recording.sparse,
     )
     outcomes = list(
         tqdm(
@@ -123,22 +162,26 @@ def _write_frames(
             desc=recording.name,
             total=len(recording.frames),
             unit="frame",
+            disable=not progress,
         )
     )
-    skipped = recording.skipped + Counter(item for item in outcomes if isinstance(item, str))
+    for outcome in outcomes:
+        if isinstance(outcome, _LeftOut):
+            recording.skip(outcome.reason, outcome.example)
     frames = [item for item in outcomes if isinstance(item, _Written)]
     sizes = Counter(frame.small_depth.shape for frame in frames)
-    if len(sizes) > 1:
+    if len(sizes) > 1 and recording.one_camera:
         usual = sizes.most_common(1)[0][0]
         for frame in frames:
             if frame.small_depth.shape != usual:
-                skipped["depth of another size"] += 1
+                recording.skip("depth of another size", frame.name)
                 image_path(folder.parent, folder.name, frame.name).unlink()
                 depth_path(folder.parent, folder.name, frame.name).unlink()
         frames = [frame for frame in frames if frame.small_depth.shape == usual]
-    report.frames, report.skipped = len(frames), dict(skipped.most_common())
+    report.frames = len(frames)
+    report.skipped, report.examples = dict(recording.skipped.most_common()), recording.examples
     if len(frames) < 2:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report.skipped.items())
         raise ValueError(
             f"{len(frames)} usable frame(s) in {recording.folder}, at least 2 are needed; left "
             f"out: {reasons or 'none'}"
@@ -150,26 +193,27 @@ def _write_frame(
     frame: RawFrame,
     *,
     folder: Path,
-    intrinsics: np.ndarray,
+    load: Callable[[RawFrame], RgbdFrame],
     camera: ColorCamera | None,
-    rotated_bits: bool,
-    depth_unit: float,
     max_side: int | None,
-) -> _Written | str:
+    depth_unit: float,
+    sparse: bool,
+) -> _Written | _LeftOut:
     """Bring one frame into the scene's folder; the reason where it cannot be used."""
     try:
-        depth = read_depth_map(frame.depth, depth_unit, rotated_bits=rotated_bits)
-        rgb = read_color(frame.color)
+        loaded = load(frame)
     except ValueError as error:
         LOGGER.warning("left out: %s", error)
-        return "unreadable colour or depth"
-    aligned = limit_size(align(rgb, depth, intrinsics, camera), max_side)
+        return _LeftOut("unreadable colour or depth", str(error))
+    aligned = limit_size(align(loaded.rgb, loaded.depth, loaded.intrinsics, camera), max_side)
     if (aligned.depth > 0).mean() < _MIN_VALID:
-        return f"less than {_MIN_VALID:.0%} with depth"
+        return _LeftOut(f"less than {_MIN_VALID:.0%} with depth", frame.name)
     write_image(image_path(folder.parent, folder.name, frame.name), aligned.rgb)
-    write_depth(depth_path(folder.parent, folder.name, frame.name), aligned.depth)
+    write_depth(depth_path(folder.parent, folder.name, frame.name), aligned.depth, depth_unit)
     stride = max(1, round(max(aligned.depth.shape) / _OVERLAP_SIDE))
-    small = shrink(aligned.depth, aligned.intrinsics, stride)
+    # Every so manieth pixel of a laser's depth would be nearly none.
+    dense = filled(aligned.depth, stride) if sparse else aligned.depth
+    small = shrink(dense, aligned.intrinsics, stride)
     return _Written(frame.name, frame.pose, aligned.intrinsics, *small)
 
 
@@ -182,16 +226,18 @@ def _color_camera(recording: Recording, settings: Settings) -> tuple[ColorCamera
     return ColorCamera(matrix, np.array(settings.color_offset, np.float64)), "as given"
 
 
-def _choose(frames: list[_Written], settings: Settings, report: Report) -> np.ndarray:
+def _choose(
+    frames: list[_Written], settings: Settings, report: Report, progress: bool
+) -> np.ndarray:
     """The pairs to keep (P, 3); fills the report's depth and overlap figures."""
-    depths = np.stack([frame.small_depth for frame in frames])
+    depths = _stacked([frame.small_depth for frame in frames])
     report.median_depth = float(np.median(depths[depths > 0]))
     scored = score_pairs(
         depths,
         np.stack([frame.small_intrinsics for frame in frames]),
         np.stack([frame.pose for frame in frames]),
         min_overlap=settings.min_overlap,
-        progress=True,
+        progress=progress,
     )
     pairs = select_pairs(
         scored,
@@ -220,6 +266,14 @@ def _choose(frames: list[_Written], settings: Settings, report: Report) -> np.nd
     return pairs
 
 
+def _stacked(depths: list[np.ndarray]) -> np.ndarray:
+    """Depth maps of any sizes as one (N, h, w); where a map ends there is no depth."""
+    height, width = np.max([depth.shape for depth in depths], axis=0)
+    return np.stack(
+        [np.pad(d, ((0, height - d.shape[0]), (0, width - d.shape[1]))) for d in depths]
+    )
+
+
 def _draw_sheet(folder: Path, scene: SceneData, report: Report) -> None:
     # Loads matplotlib and torch, which every worker would otherwise pay for on starting.
     from datasets_preprocess.contact_sheet import Frame, FramePair, contact_sheet
@@ -229,7 +283,7 @@ def _draw_sheet(folder: Path, scene: SceneData, report: Report) -> None:
         return Frame(
             basename,
             read_color(image_path(folder.parent, folder.name, basename)),
-            read_depth(depth_path(folder.parent, folder.name, basename)),
+            read_depth(depth_path(folder.parent, folder.name, basename), scene.depth_unit),
             scene.intrinsics[index],
             scene.poses[index],
         )

@@ -11,49 +11,30 @@
   ``image/<id>-<time>.jpg``, ``depth/<id>-<time>.png`` (millimetres, the 16 bits rotated by 3),
   ``intrinsics.txt`` (3x3), ``extrinsics/<date>.txt`` (3x4 camera-to-world, one for every image; the
   newest file counts), frames of the two streams belong together by their time.
+- **TUM RGB-D** and **ScanNet's .sens files**: see ``tum`` and ``sens``.
 """
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from datasets_preprocess.rgbd.recording import (
+    RawFrame,
+    Recording,
+    intrinsics_matrix,
+    pose_fault,
+)
+from datasets_preprocess.rgbd.sens import read_sens
+from datasets_preprocess.rgbd.tum import read_tum
 
 LOGGER = logging.getLogger(__name__)
 
 SEVEN_SCENES_INTRINSICS = (585.0, 585.0, 320.0, 240.0)
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True)
-class RawFrame:
-    """One frame as found: its basename, colour and depth files, pose (4, 4) camera-to-world."""
-
-    name: str
-    color: Path
-    depth: Path
-    pose: np.ndarray
-
-
-@dataclass
-class Recording:
-    """A sequence with usable frames listed, and the others counted by reason in ``skipped``.
-
-    ``intrinsics`` (3, 3) are the depth camera's; ``color_intrinsics`` (3, 3) the colour camera's
-    where the format states another one. ``rotated_bits`` says that depth is stored SUN3D's way.
-    """
-
-    name: str
-    folder: Path
-    format: str
-    intrinsics: np.ndarray
-    frames: list[RawFrame]
-    skipped: Counter[str] = field(default_factory=Counter)
-    color_intrinsics: np.ndarray | None = None
-    rotated_bits: bool = False
 
 
 def find_recordings(
@@ -89,22 +70,6 @@ class Format:
     fits: Callable[[Path], bool]
     looks_like: str
     read: Callable[[Path, str, np.ndarray | None, int], Recording]
-
-
-def intrinsics_matrix(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
-    """The (3, 3) matrix of a pinhole camera, in pixels."""
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
-
-
-def pose_fault(pose: np.ndarray) -> str | None:
-    """Why a (4, 4) matrix is no pose, or None: not finite, or not a rotation and a translation."""
-    if not np.isfinite(pose).all():
-        return "pose not finite"
-    rotation = pose[:3, :3]
-    orthonormal = np.allclose(rotation.T @ rotation, np.eye(3), atol=0.01)
-    if not (orthonormal and np.linalg.det(rotation) > 0 and np.allclose(pose[3], [0, 0, 0, 1])):
-        return "pose not rigid"
-    return None
 
 
 def _read_seven_scenes(
@@ -170,7 +135,7 @@ def _read_sun3d(
     for index in range(0, len(images), frame_step):
         gaps = np.abs(times - stamps[index][1])
         if not len(gaps) or gaps.min() > 0.6 * frame_time:
-            recording.skipped["no depth at that time"] += 1
+            recording.skip("no depth at that time", images[index].name)
             continue
         _add(recording, images[index].stem, images[index], depths[gaps.argmin()], poses[index])
     return recording
@@ -192,6 +157,14 @@ FORMATS = {
         "folders image/, depth/, extrinsics/ and a file intrinsics.txt",
         _read_sun3d,
     ),
+    "tum": Format(
+        lambda folder: all(
+            (folder / part).is_file() for part in ("rgb.txt", "depth.txt", "groundtruth.txt")
+        ),
+        "files rgb.txt, depth.txt and groundtruth.txt",
+        read_tum,
+    ),
+    "sens": Format(lambda folder: any(folder.glob("*.sens")), "a file <scene>.sens", read_sens),
 }
 
 
@@ -200,7 +173,9 @@ def _recognise(folder: Path, format_name: str) -> list[tuple[Path, str]]:
     kinds = list(FORMATS) if format_name == "auto" else [format_name]
     below = sorted(path for path in folder.iterdir() if path.is_dir())
     for candidates in ([folder], below):
-        found = [(path, kind) for path in candidates for kind in kinds if FORMATS[kind].fits(path)]
+        # A ScanNet folder may hold the .sens file and what was exported from it: the first counts.
+        fitting = [(path, [k for k in kinds if FORMATS[k].fits(path)]) for path in candidates]
+        found = [(path, fits[0]) for path, fits in fitting if fits]
         if found:
             return found
     looked_for = "; ".join(f"{kind}: {FORMATS[kind].looks_like}" for kind in kinds)
@@ -241,7 +216,7 @@ def _add(
     else:
         fault = pose_fault(pose)
     if fault:
-        recording.skipped[fault] += 1
+        recording.skip(fault, colour.name)
     else:
         recording.frames.append(RawFrame(name, colour, depth, pose))
 

@@ -7,16 +7,13 @@ the colour is read there, so that depth, its intrinsics and poses stay as measur
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from datasets_preprocess.rgbd.formats import (
-    SEVEN_SCENES_INTRINSICS,
-    Recording,
-    intrinsics_matrix,
-)
+from datasets_preprocess.rgbd.formats import SEVEN_SCENES_INTRINSICS
+from datasets_preprocess.rgbd.pixels import filled, read_color, read_depth_map, resample_depth
+from datasets_preprocess.rgbd.recording import RawFrame, Recording, RgbdFrame, intrinsics_matrix
 
 
 @dataclass(frozen=True)
@@ -31,39 +28,15 @@ class ColorCamera:
     offset: np.ndarray
 
 
-@dataclass(frozen=True)
-class RgbdFrame:
-    """``rgb`` (H, W, 3) uint8 and ``depth`` (H, W) metres, 0 = none, of one camera (3, 3)."""
-
-    rgb: np.ndarray
-    depth: np.ndarray
-    intrinsics: np.ndarray
-
-
 KINECT = ColorCamera(intrinsics_matrix(525, 525, 320, 240), np.array([0.025, 0, 0]))
 
 
-def read_depth_map(path: Path, unit: float, *, rotated_bits: bool = False) -> np.ndarray:
-    """Depth (H, W) float32 metres, 0 = none, of a 16-bit PNG whose step is ``unit`` metres.
-
-    0 and 65535 are none. ``rotated_bits``: the 16 bits were rotated left by 3, SUN3D's way. Raises
-    ValueError for what is no such image.
-    """
-    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
-        got = "nothing readable" if stored is None else f"{stored.shape} {stored.dtype}"
-        raise ValueError(f"{path}: expected a single-channel 16-bit depth PNG, got {got}")
-    if rotated_bits:
-        stored = (stored >> 3) | (stored << 13)
-    return np.where(stored < 65535, stored, 0).astype(np.float32) * np.float32(unit)
-
-
-def read_color(path: Path) -> np.ndarray:
-    """RGB (H, W, 3) uint8, the pixels as stored: depth does not follow an EXIF rotation tag."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:
-        raise ValueError(f"{path}: not a readable image")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+def load_files(
+    frame: RawFrame, *, intrinsics: np.ndarray, depth_unit: float, rotated_bits: bool
+) -> RgbdFrame:
+    """A frame of two image files; ``depth_unit`` is metres a step. ValueError for damaged ones."""
+    depth = read_depth_map(frame.depth, depth_unit, rotated_bits=rotated_bits)
+    return RgbdFrame(read_color(frame.color), depth, intrinsics)
 
 
 def align(
@@ -83,7 +56,7 @@ def align(
     shrink = intrinsics[0, 0] / colour_intrinsics[0, 0]
     if shrink < 0.9:
         # Sampling a finer image at single points would alias: bring it to the depth's scale first.
-        rgb, colour_intrinsics = _resized(rgb, colour_intrinsics, shrink)
+        rgb, colour_intrinsics = resized(rgb, colour_intrinsics, shrink)
     x, y = _color_pixels(depth, intrinsics, colour_intrinsics, color_camera.offset)
     height, width = rgb.shape[:2]
     covered = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
@@ -101,8 +74,24 @@ def limit_size(frame: RgbdFrame, max_side: int | None) -> RgbdFrame:
     height, width = frame.depth.shape
     if max_side is None or max(height, width) <= max_side:
         return frame
-    rgb, intrinsics = _resized(frame.rgb, frame.intrinsics, max_side / max(height, width))
+    rgb, intrinsics = resized(frame.rgb, frame.intrinsics, max_side / max(height, width))
     return RgbdFrame(rgb, _smaller_depth(frame.depth, rgb.shape[:2]), intrinsics)
+
+
+def resized(
+    rgb: np.ndarray, intrinsics: np.ndarray, factor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) scaled by ``factor``, averaged, and the intrinsics (3, 3) that go with it.
+
+    They follow with the half-pixel shift that a first pixel centred at (0, 0) needs.
+    """
+    height, width = rgb.shape[:2]
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    scale = np.array([size[0] / width, size[1] / height])
+    scaled = intrinsics.copy()
+    scaled[:2, :2] *= scale[:, None]
+    scaled[:2, 2] = (scaled[:2, 2] + 0.5) * scale - 0.5
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), scaled
 
 
 def find_color_camera(recording: Recording, unit: float) -> tuple[ColorCamera | None, str]:
@@ -169,23 +158,10 @@ def _color_pixels(
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     rays = np.stack([columns, rows, np.ones_like(rows)], -1) @ np.linalg.inv(intrinsics).T
     if offset.any():
-        rays = rays - offset / _filled(depth)[..., None]
+        rays = rays - offset / filled(depth)[..., None]
     pixels = rays @ color_intrinsics.T
     x, y = np.moveaxis(pixels[..., :2] / pixels[..., 2:], -1, 0).astype(np.float32)
     return x, y
-
-
-def _filled(depth: np.ndarray) -> np.ndarray:
-    """Depth (H, W) with holes given the nearest valid pixel's value."""
-    holes = (depth <= 0).astype(np.uint8)
-    if holes.all():
-        return np.full_like(depth, np.inf)
-    _, labels = cv2.distanceTransformWithLabels(
-        holes, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    values = np.zeros(labels.max() + 1, depth.dtype)
-    values[labels[holes == 0]] = depth[holes == 0]
-    return values[labels]
 
 
 def _smaller_depth(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -194,32 +170,7 @@ def _smaller_depth(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     y = (np.arange(size[0]) + 0.5) * height / size[0] - 0.5
     x = (np.arange(size[1]) + 0.5) * width / size[1] - 0.5
     x, y = (grid.astype(np.float32) for grid in np.meshgrid(x, y))
-    picked = cv2.remap(depth, x, y, cv2.INTER_NEAREST)
-    # The inverse depth of a plane is linear in the image, so that this is exact on planes.
-    inverse = np.divide(1, depth, out=np.zeros_like(depth), where=depth > 0)
-    between = cv2.remap(inverse, x, y, cv2.INTER_LINEAR)
-    rows, columns = np.floor(y).astype(int), np.floor(x).astype(int)
-    corners = np.stack(
-        [
-            depth[np.clip(rows + down, 0, height - 1), np.clip(columns + right, 0, width - 1)]
-            for down in (0, 1)
-            for right in (0, 1)
-        ]
-    )
-    one_surface = (corners.min(0) > 0) & (corners.max(0) < 1.05 * corners.min(0))
-    return np.where(one_surface, 1 / np.maximum(between, 1e-6), picked).astype(np.float32)
-
-
-def _resized(
-    rgb: np.ndarray, intrinsics: np.ndarray, factor: float
-) -> tuple[np.ndarray, np.ndarray]:
-    height, width = rgb.shape[:2]
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    scale = np.array([size[0] / width, size[1] / height])
-    scaled = intrinsics.copy()
-    scaled[:2, :2] *= scale[:, None]
-    scaled[:2, 2] = (scaled[:2, 2] + 0.5) * scale - 0.5
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), scaled
+    return resample_depth(depth, x, y)
 
 
 def _filter(rgb: np.ndarray, depth: np.ndarray) -> int:

@@ -12,6 +12,7 @@ _PLAUSIBLE_ERROR = 0.05
 class Report:
     """What came of a recording; ``preprocess.json`` holds it.
 
+    ``skipped`` counts frames left out by reason, ``examples`` names the first of each.
     ``measured`` counts pairs by their overlap in tenths, ``chosen`` those kept;
     ``reprojection_error`` is the median of ``overlap.reprojection_errors`` over a few chosen pairs.
     """
@@ -22,6 +23,7 @@ class Report:
     color_camera: str = ""
     frames: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     median_depth: float = 0.0
     pairs: int = 0
     measured: list[int] = field(default_factory=list)

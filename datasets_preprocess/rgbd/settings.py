@@ -1,9 +1,17 @@
 """What a person decides about preprocessing a recording."""
 
+import argparse
 from dataclasses import dataclass
 
 Camera = tuple[float, float, float, float]
 _COLOR_WORDS = ("auto", "same")
+_CHOICES = (
+    ("min_overlap", float, "least overlap of a pair"),
+    ("max_overlap", float, "greatest overlap of a pair"),
+    ("max_pairs", int, "pairs a scene, spread over overlaps and frames"),
+    ("frame_step", int, "take every n-th frame"),
+    ("max_side", int, "scale down to this longest side, in pixels"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,3 +51,14 @@ class Settings:
             raise ValueError(
                 f"color_intrinsics must be auto, same or fx fy cx cy, got {self.color_intrinsics}"
             )
+
+
+def add_choice_arguments(parser: argparse.ArgumentParser, defaults: Settings) -> None:
+    """The arguments of every script: which frames and pairs are kept, and how large."""
+    for name, kind, text in _CHOICES:
+        parser.add_argument(f"--{name}", type=kind, default=getattr(defaults, name), help=text)
+
+
+def chosen(options: argparse.Namespace) -> Settings:
+    """The settings that ``add_choice_arguments`` read; ValueError for values that cannot be."""
+    return Settings(**{name: getattr(options, name) for name, _, _ in _CHOICES})

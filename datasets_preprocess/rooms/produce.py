@@ -16,10 +16,11 @@ from datasets_preprocess.layout import (
     write_depth,
     write_image,
 )
-from datasets_preprocess.overlap import choose_pairs, shrink
+from datasets_preprocess.overlap import choose_pairs
 from datasets_preprocess.rooms.render import Renderer, Sensor
 from datasets_preprocess.rooms.scene import Room, make_room, random_size
 from datasets_preprocess.rooms.walk import make_walk
+from dust3r.utils.reprojection import shrink
 
 _OVERLAP_PIXELS = 56
 _PLAIN = ("wall", "ceiling")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -17,7 +18,7 @@ from dust3r.datasets.pair_crops import overlapping_windows
 from dust3r.datasets.resolution import Resolution, parse_resolutions
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.geometry import depthmap_to_pts3d
-from dust3r.utils.image import ImgNorm, Pixels, read_depth_png, read_rgb
+from dust3r.utils.image import OVERSAMPLING, EncodedImage, ImgNorm, Pixels, read_depth_png
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -26,13 +27,13 @@ SPLITS = ("train", "val", "test", "all")
 class RawView:
     """A view as a dataset holds it, before cropping.
 
-    ``image`` (H, W, 3) uint8 RGB or a PIL image; ``depthmap`` (H, W) metres, 0 or not finite
+    ``image`` (H, W, 3) uint8 RGB, a PIL image or an encoded one; ``depthmap`` (H, W) metres, 0 or not finite
     where there is none; ``camera_pose`` (4, 4) camera-to-world; ``camera_intrinsics`` (3, 3)
     pixels, first pixel's centre at (0, 0). ``dataset``, ``label`` and ``instance`` are names for
     people; ``instance`` is the image's path.
     """
 
-    image: Pixels
+    image: Pixels | EncodedImage
     depthmap: np.ndarray
     camera_pose: np.ndarray
     camera_intrinsics: np.ndarray
@@ -80,7 +81,12 @@ class BaseStereoViewDataset(StereoDataset):
         ValueError: an argument is not one of the above.
         SampleError: (on indexing) a file cannot be read, a pose or the intrinsics are not finite,
             or neither view has a valid pixel.
+
+    Attributes:
+        oversampling: how ``EncodedImage`` decodes images; infinity for every pixel of them.
     """
+
+    oversampling: float = OVERSAMPLING
 
     def __init__(
         self,
@@ -163,10 +169,14 @@ class BaseStereoViewDataset(StereoDataset):
     def draw_paths(self, draw: Draw) -> list[Path]:
         return self._get_paths(draw.index)
 
-    def read_image(self, path: Path, idx: int) -> np.ndarray:
-        """RGB image (H, W, 3) uint8; raises a ``SampleError`` that names the file and ``idx``."""
+    def read_image(self, path: Path, idx: int) -> EncodedImage:
+        """RGB image (H, W, 3) uint8; raises a ``SampleError`` that names the file and ``idx``.
+
+        It is decoded where its pixels are asked for, or by ``crop_and_resize`` no larger than is
+        needed.
+        """
         with naming_sample(path, idx):
-            return read_rgb(path)
+            return EncodedImage.read(path, self.oversampling)
 
     def read_depth(self, path: Path, idx: int, unit: float = 1000) -> np.ndarray:
         """Depth (H, W) float32, metres; raises a ``SampleError`` naming the file and ``idx``."""
@@ -188,8 +198,9 @@ class BaseStereoViewDataset(StereoDataset):
         frame = crop_and_resize(_frame(raw), resolution, rng, self.aug_crop, window)
         valid = np.isfinite(frame.depth) & (frame.depth > 0)
         depth = np.where(valid, frame.depth, np.float32(0))
-        points = depthmap_to_pts3d(depth, frame.intrinsics, pose)
-        valid &= np.isfinite(points).all(-1)
+        points = cv2.transform(depthmap_to_pts3d(depth, frame.intrinsics), pose[:3])
+        if not np.isfinite(points).all():
+            valid &= np.isfinite(points).all(-1)
         image = frame.image
         if self.degrade is not None:
             image = self.degrade(image, np.random.default_rng(degradation_seeds))

@@ -9,7 +9,6 @@ import pytest
 
 from datasets_preprocess.layout import depth_path, image_path, read_depth, read_metadata
 from datasets_preprocess.make_house import main, make_house
-from datasets_preprocess.overlap import overlap
 from datasets_preprocess.rooms import lighting
 from datasets_preprocess.rooms.house import BODY_CLEARANCE, HouseRecipe, plan_house
 from datasets_preprocess.rooms.house_layout import HALF_WALL, random_layout
@@ -18,6 +17,7 @@ from datasets_preprocess.rooms.raycast import RayGrid, Solids, cast
 from datasets_preprocess.rooms.render import Renderer
 from datasets_preprocess.rooms.scene import CLEARANCE
 from dust3r.utils.geometry import depthmap_to_pts3d, geotrf, inv, project
+from dust3r.utils.reprojection import overlap
 
 WIDTH, HEIGHT = 96, 64
 RECIPE = HouseRecipe(images_per_scene=130, resolution=(WIDTH, HEIGHT), seed=1, rooms=4)

@@ -1,5 +1,7 @@
 """The processed layout: what is written is what DESIGN 2 says, whole or not at all."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -84,6 +86,35 @@ def test_depth_is_millimetres_and_what_does_not_fit_is_none(tmp_path):
     assert stored.dtype == np.uint16
     assert stored.tolist() == [[1234, 1235, 0], [65535, 0, 0], [0, 0, 0]]
     np.testing.assert_allclose(read_depth(path)[0], [1.234, 1.235, 0], rtol=1e-6)
+
+
+def test_depth_of_another_unit_reaches_farther(tmp_path):
+    path = depth_path(tmp_path, "street", "000001")
+    write_depth(path, np.array([[81.25, 255.9, 256.5]]), 256)
+    np.testing.assert_allclose(read_depth(path, 256), [[81.25, 255.8984, 0]], rtol=1e-6)
+    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[0, 0] == 81.25 * 256
+
+
+def test_units_and_splits_are_written_where_they_say_something(tmp_path):
+    street = replace(scene("street"), depth_unit=256, split="val")
+    with new_scene(tmp_path, "street") as folder:
+        save_scene(folder, street)
+    with new_scene(tmp_path, "kitchen") as folder:
+        save_scene(folder, scene("kitchen"))
+    assert load_scene(tmp_path / "street").depth_unit == 256
+    assert load_scene(tmp_path / "street").split == "val"
+    index = rebuild_metadata(tmp_path)
+    assert index.scenes.tolist() == ["kitchen", "street"]
+    assert index.depth_unit.tolist() == [1000, 256] and index.splits.tolist() == ["", "val"]
+    with np.load(tmp_path / "kitchen" / "scene.npz") as stored:
+        assert set(stored) == {"images", "intrinsics", "poses", "pairs"}
+    write_metadata(tmp_path, [scene("kitchen")])
+    index = read_metadata(tmp_path)
+    assert index.depth_unit.tolist() == [1000] and index.splits.tolist() == [""]
+    with pytest.raises(ValueError, match="depth_unit is steps a metre, above 0; got 0"):
+        replace(street, depth_unit=0)
+    with pytest.raises(ValueError, match="must be train, val, test or empty, got 'dev'"):
+        replace(street, split="dev")
 
 
 def test_images_keep_the_order_of_their_channels(tmp_path):

@@ -3,15 +3,9 @@
 import numpy as np
 import pytest
 
-from datasets_preprocess.overlap import (
-    choose_pairs,
-    overlap,
-    reprojection_errors,
-    score_pairs,
-    select_pairs,
-    shrink,
-)
+from datasets_preprocess.overlap import choose_pairs, score_pairs, select_pairs
 from dust3r.utils.geometry import depthmap_to_pts3d
+from dust3r.utils.reprojection import overlap, reprojection_errors, shrink
 
 HEIGHT, WIDTH, FOCAL, WALL = 48, 64, 64.0, 2.0
 INTRINSICS = np.array([[FOCAL, 0, (WIDTH - 1) / 2], [0, FOCAL, (HEIGHT - 1) / 2], [0, 0, 1]])

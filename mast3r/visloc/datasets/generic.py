@@ -101,6 +101,7 @@ class _Tree:
         self._basenames = [str(image) for image in metadata["images"]]
         self._intrinsics = metadata["intrinsics"].astype(np.float64)
         self._poses = metadata["trajectories"].astype(np.float64)
+        self._depth_units = metadata["depth_unit"].tolist()
         names = [self._name(image) for image in range(len(self._basenames))]
         self._place = {name: image for image, name in enumerate(names)}
         if len(self._place) < len(names):
@@ -151,7 +152,9 @@ class _Tree:
             seen.path,
             seen.pose,
             seen.camera,
-            depth=functools.partial(read_depth_png, depth),
+            depth=functools.partial(
+                read_depth_png, depth, unit=self._depth_units[self._scene_of[image]]
+            ),
         )
 
     def _query(self, image: int) -> Query:
