@@ -1,6 +1,7 @@
 """Seconds, rate and peak memory of a training step of each stage.
 
 python scripts/bench_train.py [--size 224x224] [--batch_size 1] [--widths "..."] [--precision bf16]
+    [--activation_checkpointing]
 
 Each stage runs in a process of its own, so that its peak memory is its own.
 """
@@ -14,6 +15,7 @@ from bench_common import HEADS, matrix_rate, median_seconds, random_views
 from torch.utils.flop_counter import FlopCounterMode
 
 from dust3r.losses import L21, ConfLoss, Regr3D
+from dust3r.training.recompute import recompute_blocks
 from dust3r.training.schedule import make_optimizer
 from dust3r.training.stages import LossWeights, StageRun
 from dust3r.utils.spec import MODELS, build
@@ -35,6 +37,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--widths", default="", help="widths of a smaller model")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument(
+        "--activation_checkpointing", action="store_true", help="as that of train.py"
+    )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,6 +56,8 @@ def row(stage: str, args: argparse.Namespace, device: str) -> str:
     width, height = map(int, args.size.split("x"))
     spec = f"AsymmetricMASt3R({HEADS[STAGES[stage]]}, {args.widths})"
     model = build(spec, MODELS).to(device)
+    if args.activation_checkpointing:
+        recompute_blocks(model)
     weights = LossWeights(uq=1, evi_feat=0.1, mean_gt=1, mean_distill=1, var_distill=0.1)
     run = StageRun(stage, model, ConfLoss(Regr3D(L21, norm_mode="avg_dis"), alpha=0.2), weights)
     run.train_mode(model)

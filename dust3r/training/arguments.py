@@ -19,6 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     _uncertainty(parser.add_argument_group("uncertainty"))
     _optimisation(parser.add_argument_group("optimisation"))
     _running(parser.add_argument_group("running, checkpoints and logs"))
+    _large_runs(parser.add_argument_group("large runs (docs/large_runs.md)"))
     return parser
 
 
@@ -182,4 +183,34 @@ def _running(group: argparse._ArgumentGroup) -> None:
         type=count,
         default=20,
         help="stop after so many updates in a row whose loss was not finite",
+    )
+
+
+def _large_runs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="shard weights, gradients and moments over the processes, instead of a copy on each",
+    )
+    group.add_argument(
+        "--activation_checkpointing",
+        action="store_true",
+        help="compute what is inside a transformer block again for the gradient, not keep it",
+    )
+    group.add_argument(
+        "--resume_every",
+        type=int,
+        default=0,
+        help="batches between checkpoint-last.pth within an epoch; 0: at --save_steps alone",
+    )
+    group.add_argument(
+        "--hang_timeout",
+        type=count,
+        default=1800,
+        help="seconds that a process waits for the others before it takes them for lost",
+    )
+    group.add_argument(
+        "--log_samples",
+        action="store_true",
+        help="write the pairs of every update to samples-<rank>.jsonl",
     )

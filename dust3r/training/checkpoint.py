@@ -178,12 +178,6 @@ def load_state_dict(module: nn.Module, state_dict: Mapping[str, Tensor]) -> Load
     return LoadReport(len(filled), missing, unexpected, tuple(lines))
 
 
-def find_resume(output_dir: str | Path) -> Path | None:
-    """The checkpoint that a run in ``output_dir`` continues from, or None for a new run."""
-    path = Path(output_dir) / LAST
-    return path if path.is_file() else None
-
-
 def capture_rng() -> dict[str, Any]:
     """State of Python's, numpy's legacy, torch's CPU and all CUDA random generators.
 

@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dust3r.criterion import Criterion, MissingInput
 from dust3r.datasets import SampleError, get_data_loader
 from dust3r.datasets.combine import ConcatDataset
 from dust3r.datasets.loader import StereoLoader
-from dust3r.training import checkpoint
+from dust3r.training import checkpoint, resume
 from dust3r.training.arguments import make_parser
 from dust3r.training.distributed import World, unwrap
 from dust3r.training.engine import (
@@ -29,10 +30,15 @@ from dust3r.training.engine import (
     StopRequest,
     TrainingStopped,
     evaluate,
+    is_due,
+    out_of_steps,
     train_one_epoch,
 )
-from dust3r.training.logging import Meters, Recorder, set_up_messages
+from dust3r.training.logging import Meters, Recorder, SampleLog, set_up_messages
+from dust3r.training.recompute import recompute_blocks
+from dust3r.training.resume import snapshot
 from dust3r.training.schedule import Schedule, absolute_rate, make_optimizer
+from dust3r.training.share import Share, share_out
 from dust3r.training.stages import LossWeights, StageRun, stage_name
 from dust3r.utils.device import best_device
 from dust3r.utils.hub import weights_file
@@ -51,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Gradients of evidential heads reach below 1e-38, where a CPU computes several times slower.
     # Before any other call: threads take this over from the one that starts them.
     torch.set_flush_denormal(True)
-    world = World.join(best_device(local_rank()))
+    world = World.join(best_device(local_rank()), args.hang_timeout)
     set_up_messages(world)
     try:
         test_criterion = build_criterion(args.test_criterion or args.train_criterion)
@@ -79,7 +85,7 @@ def local_rank() -> int:
 
 
 def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, StereoLoader]]:
-    """Everything a run needs, resumed from ``checkpoint-last.pth`` where there is one.
+    """Everything a run needs, resumed from the newest checkpoint of it where there is one.
 
     Raises:
         USER_ERRORS: an argument, a file or a data set is not what it has to be.
@@ -90,41 +96,48 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
     torch.backends.cuda.matmul.allow_tf32 = True
 
     stage = stage_name(args.uq_mode, args.phase, args.freeze_geom_for_uq)
-    train_loader = make_loader(args.train_dataset, args, world)
+    autocast, scaler = precision(args, world.device)
+    resumed = resume.read(output_dir, world)
+    share = Share(resumed.began if resumed else world.size, world.size, args.accum_iter)
+    train_loader = train_loader_of(args, world, share)
     tests = test_loaders(args, world)
     criterion = build_criterion(args.train_criterion)
     model = build(args.model, MODELS)
-    resume_from = checkpoint.find_resume(output_dir)
-    saved = checkpoint.load_file(resume_from) if resume_from else None
-    if saved is None and args.pretrained:
+    if resumed is None and args.pretrained:
         weights = checkpoint.load_file(weights_file(args.pretrained))["model"]
         log.info("%s: %s", args.pretrained, checkpoint.load_state_dict(model, weights))
 
     stage_run = StageRun(stage, model, criterion, loss_weights(args))
-    if saved is not None:
-        check_same_run(saved, args, resume_from)
-        checkpoint.load_state_dict(model, saved["model"])
-    model.to(world.device)
-    optimizer = make_optimizer(model, args.weight_decay, args.uq_lr_scale)
-    autocast, scaler = precision(args, world.device)
-    progress = Progress()
-    if saved is not None:
-        progress = resume(saved, optimizer, scaler, world)
-        log.info(
-            "resumed from %s: epoch %d, batch %d", resume_from, progress.epoch, progress.epoch_step
-        )
-    stage_run.follow(progress)
+    if resumed is not None:
+        resume.check_same_run(resumed, args)
+        checkpoint.load_state_dict(model, resumed.content["model"])
+    if args.activation_checkpointing:
+        log.info("recomputing %d blocks", recompute_blocks(model))
     if args.compile:
         model.compile_layers()
+    wrapped = world.wrap(model, sharded=args.fsdp)
+    optimizer = make_optimizer(model, args.weight_decay, args.uq_lr_scale)
+    progress = Progress()
+    if resumed is not None:
+        progress = resume.restore(resumed, optimizer, scaler, world, share)
+        log.info(
+            "resumed from %s: epoch %d, step %d",
+            resumed.path,
+            progress.epoch,
+            progress.epoch_step,
+        )
+    stage_run.follow(progress)
     run = Run(
-        model=world.wrap(model),
+        model=wrapped,
         stage=stage_run,
         loader=train_loader,
         optimizer=optimizer,
         scaler=scaler,
-        schedule=make_schedule(args, len(train_loader), world),
+        schedule=make_schedule(args, share.steps(len(train_loader)), share.began),
         world=world,
+        share=share,
         recorder=Recorder(output_dir, world, progress.step),
+        samples=SampleLog(output_dir, world, progress.step, args.log_samples),
         settings=Settings(
             accum_iter=args.accum_iter,
             grad_clip=args.grad_clip,
@@ -132,6 +145,7 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
             autocast=autocast,
             print_freq=args.print_freq,
             save_steps=args.save_steps,
+            resume_every=args.resume_every,
             max_steps=args.max_steps,
         ),
         progress=progress,
@@ -142,32 +156,41 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
 
 
 def train(
-    run: Run, tests: dict[str, StereoLoader], test_criterion: Criterion, args: argparse.Namespace
+    run: Run,
+    tests: dict[str, StereoLoader],
+    test_criterion: Criterion,
+    args: argparse.Namespace,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Epochs of training, test and checkpoints, until done or asked to stop."""
+    """Epochs of training, test and checkpoints, until done or asked to stop.
+
+    Args:
+        extra: what checkpoints hold besides what resuming needs.
+    """
     output_dir, progress = Path(args.output_dir), run.progress
 
-    def save(name: str) -> None:
-        # Every process takes part: each has its own random state.
-        state = snapshot(run, args)
+    def save(*names: str) -> None:
+        # Every process takes part: each has its own random state, and its part of what is sharded.
+        state = snapshot(run, args) | dict(extra or {})
         if run.world.is_main:
-            checkpoint.save(output_dir / name, state)
+            for name in names:
+                checkpoint.save(output_dir / name, state)
         run.world.barrier()
 
     def save_step() -> None:
-        save(f"checkpoint-step-{progress.step}.pth")
-        save(checkpoint.LAST)
+        if is_due(run.settings.save_steps, run):
+            save(f"checkpoint-step-{progress.step}.pth", checkpoint.LAST)
+        elif is_due(run.settings.resume_every, run):
+            save(checkpoint.LAST)
 
-    out_of_steps = args.max_steps is not None and progress.step >= args.max_steps
-    while progress.epoch < args.epochs and not out_of_steps:
+    while progress.epoch < args.epochs and not out_of_steps(run):
         started = time.perf_counter()
         complete = train_one_epoch(run, save_step)
-        out_of_steps = progress.step == args.max_steps
-        if run.world.any(run.stop.received)[0] or not (complete or out_of_steps):
+        if run.world.any(run.stop.received)[0] or not (complete or out_of_steps(run)):
             break
         results = {}
         if (
-            out_of_steps
+            out_of_steps(run)
             or (progress.epoch + 1) % args.eval_freq == 0
             or (progress.epoch + 1 == args.epochs)
         ):
@@ -177,15 +200,19 @@ def train(
         if run.world.any(run.stop.received)[0]:
             break
         is_best = end_epoch(run, results, time.perf_counter() - started, tests)
+        is_last = progress.epoch == args.epochs or out_of_steps(run)
+        names = []
         if is_best:
-            save("checkpoint-best.pth")
+            names.append("checkpoint-best.pth")
         if args.keep_freq and progress.epoch % args.keep_freq == 0:
-            save(f"checkpoint-{progress.epoch}.pth")
-        if progress.epoch % args.save_freq == 0 or progress.epoch == args.epochs or out_of_steps:
-            save(checkpoint.LAST)
+            names.append(f"checkpoint-{progress.epoch}.pth")
+        if progress.epoch % args.save_freq == 0 or is_last:
+            names.append(checkpoint.LAST)
+        if names:
+            save(*names)
     if run.world.any(run.stop.received)[0]:
         save(checkpoint.LAST)
-        log.info("stopped by SIGTERM; start the same command again to go on")
+        log.info("stopped by a signal; start the same command again to go on")
     else:
         save("checkpoint-final.pth")
         log.info("done: %s", output_dir)
@@ -223,63 +250,14 @@ def end_epoch(
     return True
 
 
-def snapshot(run: Run, args: argparse.Namespace) -> dict[str, Any]:
-    """What a checkpoint holds; the same call on every process."""
-    progress = run.progress
-    return {
-        "model": unwrap(run.model).state_dict(),
-        "args": argparse.Namespace(**vars(args)),
-        "epoch": progress.epoch,
-        "epoch_step": progress.epoch_step,
-        "step": progress.step,
-        "best_so_far": progress.best_so_far,
-        "meters": dict(progress.meters),
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "rng": run.world.gather(checkpoint.capture_rng()),
-    }
-
-
-def resume(
-    saved: dict[str, Any],
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    world: World,
-) -> Progress:
-    """Optimiser, scaler and random state as they were when ``saved`` was written.
+def train_loader_of(args: argparse.Namespace, world: World, share: Share) -> StereoLoader:
+    """This process's batches for training.
 
     Raises:
-        CheckpointError: it is not a resumable checkpoint.
+        ValueError: the data set cannot feed so many processes, or an epoch cannot be shared out.
     """
-    needed = {"optimizer", "scaler", "step", "epoch_step", "rng", "best_so_far", "epoch"}
-    if not needed <= saved.keys():
-        raise checkpoint.CheckpointError(
-            f"{checkpoint.LAST} in --output_dir has no {', '.join(sorted(needed - saved.keys()))}: "
-            "it cannot be resumed. Give it as --pretrained with another --output_dir"
-        )
-    optimizer.load_state_dict(saved["optimizer"])
-    if saved["scaler"]:
-        scaler.load_state_dict(saved["scaler"])
-    if len(saved["rng"]) == world.size:
-        checkpoint.restore_rng(saved["rng"][world.rank])
-    return Progress(
-        epoch=saved["epoch"],
-        epoch_step=saved["epoch_step"],
-        step=saved["step"],
-        best_so_far=saved["best_so_far"],
-        meters=saved["meters"],
-    )
-
-
-def check_same_run(saved: dict[str, Any], args: argparse.Namespace, path: Path) -> None:
-    """Raises ValueError where the checkpoint to resume from is of another stage."""
-    for name in ("uq_mode", "phase", "freeze_geom_for_uq"):
-        before, now = getattr(saved["args"], name, None), getattr(args, name)
-        if before != now:
-            raise ValueError(
-                f"{path} is of a run with --{name} {before}, and this one has --{name} {now}: "
-                "give each stage its own --output_dir, and --pretrained with the one before"
-            )
+    began = World(world.rank % share.began, share.began, world.device)
+    return share_out(make_loader(args.train_dataset, args, began), share, world.rank)
 
 
 def make_loader(dataset: Any, args: argparse.Namespace, world: World, **options: Any):
@@ -341,27 +319,36 @@ def loss_weights(args: argparse.Namespace) -> LossWeights:
     )
 
 
-def make_schedule(args: argparse.Namespace, batches: int, world: World) -> Schedule:
-    total = batches * args.epochs
+def make_schedule(args: argparse.Namespace, steps: int, processes: int) -> Schedule:
+    """The learning rate of a run of ``steps`` an epoch, begun by so many processes."""
+    total = steps * args.epochs
     if args.max_steps is not None:
         total = min(total, args.max_steps)
-    effective = args.batch_size * args.accum_iter * world.size
+    effective = args.batch_size * args.accum_iter * processes
     peak = args.lr if args.lr is not None else absolute_rate(args.blr, effective)
     if args.warmup_epochs is None:
         # The published 40 of 800 epochs would be the whole of a short run.
         warmup = int(WARMUP_SHARE * total)
     else:
-        warmup = int(args.warmup_epochs * batches)
+        warmup = int(args.warmup_epochs * steps)
     return Schedule(peak, args.min_lr, min(total, warmup), total)
 
 
 def precision(
     args: argparse.Namespace, device: torch.device
 ) -> tuple[torch.dtype | None, torch.amp.GradScaler]:
-    """Autocast type and gradient scaler. ``--amp`` is fp16 on CUDA, and bf16 elsewhere."""
+    """Autocast type and gradient scaler. ``--amp`` is fp16 on CUDA, and bf16 elsewhere.
+
+    Raises:
+        ValueError: fp16 with ``--fsdp``.
+    """
     autocast = torch.bfloat16 if args.precision == "bf16" else None
     if args.amp and autocast is None:
         autocast = torch.float16 if device.type == "cuda" else torch.bfloat16
+    if args.fsdp and autocast is torch.float16:
+        raise ValueError(
+            "--amp 1 scales the loss for fp16, which --fsdp does not do here: use --precision bf16"
+        )
     return autocast, torch.amp.GradScaler(device.type, enabled=autocast is torch.float16)
 
 
@@ -384,9 +371,9 @@ def describe(run: Run, args: argparse.Namespace) -> None:
         count[False] / 1e6,
     )
     log.info(
-        "%d pairs, %d batches an epoch, %d epochs; learning rate up to %.3g, %d process(es) on %s",
+        "%d pairs, %d steps an epoch, %d epochs; learning rate up to %.3g, %d process(es) on %s",
         len(run.loader.dataset),
-        len(run.loader),
+        run.share.steps(len(run.loader)),
         args.epochs,
         run.schedule.peak,
         run.world.size,

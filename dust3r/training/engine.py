@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from dust3r.criterion import Criterion
 from dust3r.datasets.loader import StereoLoader
 from dust3r.training.distributed import World, without_sync
-from dust3r.training.logging import Meters, Recorder, progress_bar, to_floats
+from dust3r.training.fsdp import is_sharded, whole
+from dust3r.training.logging import Meters, Recorder, SampleLog, progress_bar, to_floats
 from dust3r.training.schedule import Schedule
+from dust3r.training.share import Share
 from dust3r.training.stages import StageRun
 from dust3r.utils.device import view_to_device
 from dust3r.utils.view import check_view, symmetrise
@@ -33,13 +35,14 @@ class Settings:
     """How a step is taken.
 
     Attributes:
-        accum_iter: batches whose gradients are added up for one update.
+        accum_iter: steps whose gradients are added up for one update.
         grad_clip: largest norm of the gradients; None for no limit.
         stop_after_nan: updates in a row that may be skipped for a loss that is not finite.
         autocast: the type matrix products run in; None for that of the weights.
         print_freq: batches between two entries in TensorBoard.
-        save_steps: batches between two kept checkpoints; 0 for none.
-        max_steps: batches of the whole run; None for those of all epochs.
+        save_steps: steps between two kept checkpoints; 0 for none.
+        resume_every: steps between two that the next one replaces; 0 for none.
+        max_steps: of the whole run; None for those of all epochs.
     """
 
     accum_iter: int = 1
@@ -48,6 +51,7 @@ class Settings:
     autocast: torch.dtype | None = None
     print_freq: int = 20
     save_steps: int = 0
+    resume_every: int = 0
     max_steps: int | None = None
 
 
@@ -55,12 +59,15 @@ class Settings:
 class Progress:
     """How far a run is; kept in its checkpoints.
 
+    A step is a batch of each process, as many as the run began with (``share``).
+
     Attributes:
         epoch: epochs completed.
-        epoch_step: batches of the present epoch completed.
-        step: batches completed over all.
+        epoch_step: steps of the present epoch begun; completed, where an update ends.
+        step: the same over all epochs.
         best_so_far: lowest loss of a completed epoch.
         meters: sums of the present epoch.
+        batch: batches of this process in the present epoch; follows from the others.
     """
 
     epoch: int = 0
@@ -68,24 +75,33 @@ class Progress:
     step: int = 0
     best_so_far: float = math.inf
     meters: dict[str, tuple[float, float]] = field(default_factory=dict)
+    batch: int = 0
 
-    def advance(self) -> None:
-        self.epoch_step += 1
-        self.step += 1
+    def advance(self, share: Share) -> None:
+        """Begin the next batch of this process."""
+        self.batch += 1
+        begun = share.steps(self.batch) - self.epoch_step
+        self.epoch_step += begun
+        self.step += begun
 
     def end_epoch(self) -> None:
         self.epoch += 1
-        self.epoch_step = 0
+        self.epoch_step = self.batch = 0
         self.meters = {}
 
 
 class StopRequest:
-    """Set by SIGTERM, as sent by Slurm and Kubernetes before they kill; read between steps."""
+    """Set by SIGTERM, as sent by Slurm and Kubernetes before they kill; read between steps.
+
+    And by SIGUSR1, for those who start through torchrun, which kills its processes half a minute
+    after it was sent SIGTERM itself.
+    """
 
     def __init__(self) -> None:
         self.received = False
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._receive)
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, self._receive)
 
     def _receive(self, signum: int, frame: Any) -> None:
         self.received = True
@@ -102,7 +118,9 @@ class Run:
     scaler: torch.amp.GradScaler
     schedule: Schedule
     world: World
+    share: Share
     recorder: Recorder
+    samples: SampleLog
     settings: Settings
     progress: Progress
     stop: StopRequest
@@ -115,38 +133,35 @@ def train_one_epoch(run: Run, save_step: Callable[[], None]) -> bool:
         TrainingStopped: too many losses in a row were not finite.
     """
     progress, settings = run.progress, run.settings
-    run.loader.set_epoch(progress.epoch, progress.epoch_step)
+    run.loader.set_epoch(progress.epoch, progress.batch)
     run.stage.train_mode(run.model)
     meters = Meters(progress.meters)
     bar = progress_bar(
-        run.loader, len(run.loader), progress.epoch_step, f"epoch {progress.epoch}", run.world
+        run.loader, len(run.loader), progress.batch, f"epoch {progress.epoch}", run.world
     )
     losses, files, skipped_in_row, started = [], [], 0, time.perf_counter()
     for views in bar:
-        rate = run.schedule.learning_rate(progress.step)
-        progress.advance()
-        updates = (
-            progress.epoch_step % settings.accum_iter == 0
-            or progress.epoch_step == len(run.loader)
-            or progress.step == settings.max_steps
-        )
+        progress.advance(run.share)
+        updates = ends_update(run)
         with without_sync(run.model, active=not updates):
             views, predictions, loss, details = forward(run, symmetrise(*views))
-            run.scaler.scale(loss / settings.accum_iter).backward()
+            run.scaler.scale(loss / run.share.batches_per_update).backward()
         losses.append(loss.detach())
         files += zip(views[0]["instance"][::2], views[1]["instance"][::2], strict=True)
-        if progress.epoch_step == 1:
+        if progress.batch == 1:
             run.recorder.panels(views, predictions, progress.step, "train")
         if not updates:
             continue
 
+        rate = run.schedule.learning_rate(progress.step - 1)
         healthy, stop = update(run, losses, rate)
         skipped_in_row = 0 if healthy else skipped_in_row + 1
+        run.samples.add(progress.epoch, progress.step, files, healthy)
         if healthy:
             values = to_floats({"loss": torch.stack(losses).mean(), **details})
             meters.update(values, weight=len(losses))
             bar.set_postfix_str(f"loss {values['loss']:.4g} lr {rate:.2g}", refresh=False)
-            if progress.step % settings.print_freq < settings.accum_iter:
+            if is_due(settings.print_freq, run):
                 pairs = len(files) * run.world.size / (time.perf_counter() - started)
                 speed = {
                     "lr": rate,
@@ -165,11 +180,29 @@ def train_one_epoch(run: Run, save_step: Callable[[], None]) -> bool:
             )
         losses, files, started = [], [], time.perf_counter()
         progress.meters = dict(meters.sums)
-        if settings.save_steps and progress.step % settings.save_steps < settings.accum_iter:
-            save_step()
-        if stop or progress.step == settings.max_steps:
+        save_step()
+        if stop or out_of_steps(run):
             break
-    return progress.epoch_step == len(run.loader)
+    return progress.batch == len(run.loader)
+
+
+def ends_update(run: Run) -> bool:
+    """Whether the gradients of the batch that has begun complete an update."""
+    progress = run.progress
+    if not run.share.ends_step(progress.batch):
+        return False
+    whole_update = progress.epoch_step % run.settings.accum_iter == 0
+    return whole_update or progress.batch == len(run.loader) or out_of_steps(run)
+
+
+def out_of_steps(run: Run) -> bool:
+    """Whether ``--max_steps`` are done."""
+    return run.settings.max_steps is not None and run.progress.step >= run.settings.max_steps
+
+
+def is_due(every: int, run: Run) -> bool:
+    """Whether an update that just ended is the first one at or after a multiple of ``every``."""
+    return bool(every) and run.progress.step % every < run.settings.accum_iter
 
 
 @torch.no_grad()
@@ -202,7 +235,9 @@ def forward(
     device = run.world.device
     views = tuple(view_to_device(view, device) for view in views)
     autocast = run.settings.autocast
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+    # The cache would keep what it cast of every gathered weight until the end of the pass.
+    cached = not is_sharded(run.model)
+    with torch.autocast(device.type, autocast, autocast is not None, cached):
         predictions = run.model(*views)
     loss, details = run.stage.loss(views, predictions, criterion)
     return views, predictions, loss, details
@@ -218,7 +253,7 @@ def update(run: Run, losses: list[Tensor], rate: float) -> tuple[bool, bool]:
         group["lr"] = rate * group["lr_scale"]
     trained = [p for group in run.optimizer.param_groups for p in group["params"]]
     run.scaler.unscale_(run.optimizer)
-    norm = nn.utils.clip_grad_norm_(trained, run.settings.grad_clip or math.inf)
+    norm = whole(nn.utils.clip_grad_norm_(trained, run.settings.grad_clip or math.inf))
     # In fp16 gradients overflow now and then, and the scaler skips these steps by itself.
     checked = torch.stack(losses).sum() + (0 if run.scaler.is_enabled() else norm)
     bad, stop = run.world.any(not math.isfinite(checked.item()), run.stop.received)

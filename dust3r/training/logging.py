@@ -32,11 +32,15 @@ class Meters:
 
     def means(self, world: World) -> dict[str, float]:
         """Means over all processes, which must hold the same names."""
+        return {name: total / count for name, (total, count) in self.of_one(world).items()}
+
+    def of_one(self, world: World) -> dict[str, tuple[float, float]]:
+        """Sums that, where every process goes on from them, have the means of all of them."""
         if not self.sums:
             return {}
         names = sorted(self.sums)
         sums = world.sum(torch.tensor([self.sums[n] for n in names], dtype=torch.float64))
-        return {n: (t / c) for n, (t, c) in zip(names, sums.tolist(), strict=True)}
+        return dict(zip(names, map(tuple, (sums / world.size).tolist()), strict=True))
 
 
 def to_floats(details: Mapping[str, Tensor | float]) -> dict[str, float]:
@@ -102,6 +106,45 @@ class Recorder:
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class SampleLog:
+    """The pairs of every update that is in the weights: a line of JSON each, in a file per process.
+
+    Lines of updates that a killed run took after its last checkpoint go when it is resumed: they
+    are taken again, from the weights of that checkpoint.
+
+    Args:
+        output_dir: where ``samples-<rank>.jsonl`` go.
+        start_step: steps in the weights.
+        active: else nothing is written.
+    """
+
+    def __init__(self, output_dir: Path, world: World, start_step: int = 0, active: bool = False):
+        self._file = output_dir / f"samples-{world.rank}.jsonl" if active else None
+        if active and world.is_main:
+            for path in output_dir.glob("samples-*.jsonl"):
+                kept = [
+                    line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step
+                ]
+                with atomic_path(path) as temporary:
+                    temporary.write_text("".join(f"{line}\n" for line in kept))
+        if active:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            world.barrier()
+
+    def add(self, epoch: int, step: int, pairs: Iterable[tuple[str, str]], used: bool) -> None:
+        """Pairs of this process in the update that ended with ``step``; whether it was taken."""
+        if self._file is None:
+            return
+        entry = {"epoch": epoch, "step": step, "used": used, "pairs": list(pairs)}
+        with self._file.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines but for one that a kill cut off."""
+    return path.read_text().split("\n")[:-1]
 
 
 def progress_bar(items: Iterable[Any], total: int, start: int, title: str, world: World) -> tqdm:

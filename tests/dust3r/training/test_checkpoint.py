@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from dust3r.training import checkpoint
+from dust3r.training import checkpoint, resume
 from dust3r.training.checkpoint import CheckpointError
 
 
@@ -137,7 +137,7 @@ def test_killed_while_saving_leaves_a_whole_file(tmp_path):
         time.sleep(generator.uniform(0, 0.05))
         run.kill()
         run.join()
-        read = checkpoint.load_file(checkpoint.find_resume(tmp_path))
+        read = checkpoint.load_file(resume.find(tmp_path))
         assert all((tensor == read["epoch"]).all() for tensor in read["model"].values())
 
 
@@ -169,12 +169,12 @@ def test_the_names_of_temporaries_are_those_removed(tmp_path):
 
 
 def test_resume_finds_only_whole_files(state, tmp_path):
-    assert checkpoint.find_resume(tmp_path / "nowhere") is None
+    assert resume.find(tmp_path / "nowhere") is None
     (tmp_path / ".checkpoint-last-zzzzzzzz.tmp.pth").write_bytes(b"half")
     checkpoint.save(tmp_path / "checkpoint-best.pth", state)
-    assert checkpoint.find_resume(tmp_path) is None
+    assert resume.find(tmp_path) is None
     checkpoint.save(tmp_path / "checkpoint-last.pth", state)
-    assert checkpoint.find_resume(tmp_path) == tmp_path / "checkpoint-last.pth"
+    assert resume.find(tmp_path) == tmp_path / "checkpoint-last.pth"
 
 
 def test_report_of_a_full_load_is_one_line():

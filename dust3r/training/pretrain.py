@@ -1,0 +1,223 @@
+"""The command line of pre-training: cross-view completion in the loop that trains all the rest.
+
+Everything but the model, the loss and the pictures is that of ``train.py``: data sets, schedule,
+accumulation, precision, processes, checkpoints, resuming.
+"""
+
+import argparse
+import inspect
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from croco.croco import CroCoNet
+from croco.masking import RandomMask
+from dust3r.criterion import MissingInput
+from dust3r.datasets import SampleError
+from dust3r.datasets.loader import StereoLoader
+from dust3r.training import cli
+from dust3r.training.arguments import make_parser as make_train_parser
+from dust3r.training.distributed import World, unwrap
+from dust3r.training.engine import Run, TrainingStopped
+from dust3r.training.logging import set_up_messages
+from dust3r.training.pretrain_completion import CompletionRecorder, MaskedMSE, take_views
+from dust3r.utils.arguments import count
+from dust3r.utils.device import best_device
+from dust3r.utils.spec import Registry, build
+
+log = logging.getLogger(__name__)
+
+# Of train.py's arguments, those that say what it trains on, and mean nothing here.
+_OF_TRAIN = (
+    "train_dataset",
+    "train_criterion",
+    "test_criterion",
+    "uq_mode",
+    "phase",
+    "lambda_uq",
+    "lambda_evi",
+    "lambda_evi_feat",
+    "lambda_mean_gt",
+    "lambda_mean_distill",
+    "lambda_var_distill",
+    "var_distill",
+    "lambda_uq_xyz",
+    "lambda_evi_xyz",
+    "lambda_hetero_xyz",
+    "uq_align",
+    "lambda_gate_tv",
+    "gate_tv_warmup_steps",
+    "uq_lr_scale",
+    "freeze_geom_for_uq",
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Pre-train as the arguments say; the exit status."""
+    args = make_parser().parse_args(arguments)
+    args.train_criterion = args.test_criterion = repr(MaskedMSE(bool(args.norm_pix_loss)))
+    # Before any other call: threads take this over from the one that starts them.
+    torch.set_flush_denormal(True)
+    world = World.join(best_device(cli.local_rank()), args.hang_timeout)
+    set_up_messages(world)
+    try:
+        kwargs = croco_kwargs(args.model, args.mask_ratio)
+        run, tests = set_up(args, world)
+    except cli.USER_ERRORS as error:
+        # What a user wrote is mended by the message, not by the stack.
+        log.error("%s", error)
+        log.debug("raised here", exc_info=True)
+        world.leave()
+        return 2
+    try:
+        # The schedule is laid out for --epochs, and left at --max_epoch.
+        until = argparse.Namespace(**vars(args) | {"epochs": min(args.epochs, args.max_epoch)})
+        extra = {"croco_kwargs": kwargs, "args": args}
+        cli.train(run, tests, run.stage.criterion, until, extra)
+    except (TrainingStopped, SampleError, MissingInput) as error:
+        log.error("%s", error)
+        return 1
+    finally:
+        run.recorder.close()
+        world.leave()
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments of ``train.py`` for optimisation and running, and those of pre-training."""
+    train = make_train_parser()
+    parser = argparse.ArgumentParser(
+        prog="python -m croco.pretrain",
+        description="Cross-view completion: a CroCo network from pairs of images.",
+        epilog="Specification strings are explained in README.md, the rest in docs/pretraining.md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        parents=[train],
+        conflict_handler="resolve",
+    )
+    for name in _OF_TRAIN:
+        parser.add_argument(
+            f"--{name}",
+            action=_Refused,
+            nargs="*",
+            default=train.get_default(name),
+            help=argparse.SUPPRESS,
+        )
+    group = parser.add_argument_group("pre-training")
+    group.add_argument(
+        "--dataset",
+        dest="train_dataset",
+        metavar="DATASET",
+        required=True,
+        help="specification of the pairs to train on, as --train_dataset of train.py",
+    )
+    group.add_argument(
+        "--mask_ratio",
+        type=float,
+        default=None,
+        help="share of the first view's patches to hide; if none, that of --model, which is 0.9 "
+        "where it does not say",
+    )
+    group.add_argument(
+        "--norm_pix_loss",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="compare patches after each true one is brought to zero mean and unit variance",
+    )
+    group.add_argument(
+        "--max_epoch",
+        type=count,
+        default=400,
+        help="epoch to stop at, of the --epochs that the learning rate is laid out for",
+    )
+    parser.set_defaults(model="CroCoNet()")
+    return parser
+
+
+def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, StereoLoader]]:
+    """A run of ``train.py`` with a network, a loss and pictures of cross-view completion.
+
+    Raises:
+        USER_ERRORS: an argument, a file or a data set is not what it has to be.
+    """
+    # Its layers are compiled below: set_up asks the pairwise models' own method to.
+    run, tests = cli.set_up(argparse.Namespace(**vars(args) | {"compile": False}), world)
+    net = unwrap(run.model)
+    if args.mask_ratio is not None:
+        net.mask_generator = RandomMask(args.mask_ratio)
+    for loader in (run.loader, *tests.values()):
+        check_sizes(net, loader)
+    if args.compile:
+        for block in (*net.enc_blocks, *net.dec_blocks):
+            block.compile()
+    take_views(net)
+    run.recorder = CompletionRecorder(
+        run.recorder, net, bool(args.norm_pix_loss), Path(args.output_dir)
+    )
+    return run, tests
+
+
+def croco_kwargs(spec: str, mask_ratio: float | None = None) -> dict[str, Any]:
+    """The arguments of ``CroCoNet`` that a specification stands for, defaults included.
+
+    Args:
+        spec: as ``--model``.
+        mask_ratio: in place of that of ``spec``.
+
+    Raises:
+        SpecError: ``spec`` is none of a CroCoNet.
+    """
+    signature = inspect.signature(CroCoNet)
+
+    def arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    arguments.__signature__ = signature
+    networks = Registry("network of pre-training")
+    networks.register(CroCoNet.__name__)(arguments)
+    found = build(spec, networks)
+    if not isinstance(found, dict):
+        raise ValueError(f"--model {spec!r} is no CroCoNet(...), which pre-training is about")
+    return found if mask_ratio is None else found | {"mask_ratio": mask_ratio}
+
+
+def check_sizes(net: CroCoNet, loader: StereoLoader) -> None:
+    """Check the sizes of a data set's images against the network's positions and its masks.
+
+    Raises:
+        ValueError: images are larger than those that the network knows positions of, or so small
+            that none of their patches is hidden.
+    """
+    for width, height in loader.dataset.resolutions:
+        rows, columns = height // net.patch_size, width // net.patch_size
+        known = net.patch_embed.grid_size
+        if net.enc_rope is None and (rows > known[0] or columns > known[1]):
+            raise ValueError(
+                f"images of {width}x{height} are larger than img_size "
+                f"{known[1] * net.patch_size}x{known[0] * net.patch_size}, to which "
+                "pos_embed='cosine' ties the network: give another resolution in --dataset, or "
+                "CroCoNet(pos_embed='RoPE100', ...), which takes all sizes"
+            )
+        patches = rows * columns
+        if int(net.mask_generator.mask_ratio * patches) == 0:
+            raise ValueError(
+                f"a mask ratio of {net.mask_generator.mask_ratio} hides none of the {patches} "
+                f"patches of a {width}x{height} image, so that there is nothing to complete: use "
+                "larger images, or a larger --mask_ratio (0.9 is the published one)"
+            )
+
+
+class _Refused(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        mend = ": give --dataset" if self.dest == "train_dataset" else ""
+        parser.error(f"{option_string} is an argument of train.py, not of pre-training{mend}")
