@@ -43,7 +43,12 @@ def main() -> None:
 def row(name: str, path: str, seconds: str, dataset: str) -> list[str]:
     """Cells of one stage, measured on all pairs of ``dataset``."""
     said = checkpoint.load_file(path)["args"]
-    stage = stage_name(said.uq_mode, said.phase, said.freeze_geom_for_uq)
+    stage = stage_name(
+        said.uq_mode,
+        said.phase,
+        said.freeze_geom_for_uq,
+        getattr(said, "train_geom_for_uq", False),
+    )
     model, _ = load(Path(path), None)
     loader = get_data_loader(dataset, 4, 1, shuffle=False, drop_last=False)
     heads = evaluate_depth(model, loader, best_device())["heads"]

@@ -11,7 +11,7 @@
 #   BASE        geometry that all families start from (checkpoints/rooms_small.safetensors)
 #   BASE_STEPS  updates of that geometry on the same data, at 224 pixels, before the study (0)
 #   FAMILIES    trained ones ("conf geom feat xyz niw niw_gated hetero
-#               niw_sim3 hetero_sim3"); mcd and ensembles come free
+#               niw_sim3 hetero_sim3 hetero_joint"); mcd and ensembles come free
 #   SEEDS       ("0 1 2")
 #   STEPS_112, STEPS_224   updates at either resolution (800, 200)
 #   PAIRS       of each benchmark (200)
@@ -36,7 +36,7 @@ fi
 OUT="${OUT:-output/study}" DATA="${DATA:-data/rooms_small}"
 SEEDS="${SEEDS:-0 1 2}" STEPS_112="${STEPS_112:-800}" STEPS_224="${STEPS_224:-200}" PAIRS="${PAIRS:-200}"
 TRAIN_ROOMS="${TRAIN_ROOMS:-586}" TEST_ROOMS="${TEST_ROOMS:-20}" IMAGES="${IMAGES:-25}" SAMPLES="${SAMPLES:-8}"
-FAMILIES="${FAMILIES:-conf geom feat xyz niw niw_gated hetero niw_sim3 hetero_sim3}"
+FAMILIES="${FAMILIES:-conf geom feat xyz niw niw_gated hetero niw_sim3 hetero_sim3 hetero_joint}"
 BASE="${BASE:-checkpoints/rooms_small.safetensors}" BASE_STEPS="${BASE_STEPS:-0}"
 PROCESSES="${PROCESSES:-2}" PRECISION="${PRECISION:-fp32}"
 [ $((4 % PROCESSES)) -eq 0 ] || { echo "PROCESSES=$PROCESSES does not share out 4 pairs: 1, 2 or 4" >&2; exit 2; }
@@ -116,7 +116,7 @@ for seed in $SEEDS; do
             conf) method conf_trained_on:conf "$last" ;;
             niw) method niw:niw "$last"; method niw_spread:niw_spread "$last" ;;
             niw_gated | niw_sim3) method "$family:niw" "$last" ;;
-            hetero_sim3) method "$family:hetero" "$last" ;;
+            hetero_sim3 | hetero_joint) method "$family:hetero" "$last" ;;
             *) method "$family:$family" "$last" ;;
         esac
     done

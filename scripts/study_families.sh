@@ -45,9 +45,13 @@ study_train() { # family, seed
         hetero_sim3)
             run "$2" "$folder" catmlp+dpt+xyz_hetero_dpt "$start" 1 1 --lr "$LR" \
                 --uq_mode hetero_xyz --uq_align sim3 ;;
+        # Everything trains: errors of shape shrink while they are learnt.
+        hetero_joint)
+            run "$2" "$folder" catmlp+dpt+xyz_hetero_dpt "$start" 1 1 --lr "$LR_BASE" \
+                --uq_lr_scale 5 --uq_mode hetero_xyz --uq_align sim3 --train_geom_for_uq ;;
         *)
-            echo "no family '$1' to train: conf, geom, feat, xyz, niw, niw_gated, hetero, niw_sim3" \
-                "or hetero_sim3" >&2
+            echo "no family '$1' to train: conf, geom, feat, xyz, niw, niw_gated, hetero, niw_sim3," \
+                "hetero_sim3 or hetero_joint" >&2
             return 2 ;;
     esac
 }

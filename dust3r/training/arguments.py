@@ -121,6 +121,11 @@ def _uncertainty(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="with --uq_mode geom: train the evidential head alone",
     )
+    group.add_argument(
+        "--train_geom_for_uq",
+        action="store_true",
+        help="with --uq_mode xyz or hetero_xyz: train everything, not the head on points alone",
+    )
 
 
 def _optimisation(group: argparse._ArgumentGroup) -> None:

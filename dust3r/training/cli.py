@@ -95,7 +95,7 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
     torch.backends.cudnn.benchmark = not args.disable_cudnn_benchmark
     torch.backends.cuda.matmul.allow_tf32 = True
 
-    stage = stage_name(args.uq_mode, args.phase, args.freeze_geom_for_uq)
+    stage = stage_name(args.uq_mode, args.phase, args.freeze_geom_for_uq, args.train_geom_for_uq)
     autocast, scaler = precision(args, world.device)
     resumed = resume.read(output_dir, world)
     share = Share(resumed.began if resumed else world.size, world.size, args.accum_iter)

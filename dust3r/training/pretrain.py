@@ -51,6 +51,7 @@ _OF_TRAIN = (
     "gate_tv_warmup_steps",
     "uq_lr_scale",
     "freeze_geom_for_uq",
+    "train_geom_for_uq",
 )
 
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 STEP_FILE = re.compile(r"checkpoint-step-(\d+)\.pth")
 
 # What a checkpoint must agree on with the command that goes on from it, and what to do otherwise.
-SAME_STAGE = ("uq_mode", "phase", "freeze_geom_for_uq")
+SAME_STAGE = ("uq_mode", "phase", "freeze_geom_for_uq", "train_geom_for_uq")
 SAME_BATCHES = ("batch_size", "accum_iter")
 
 
@@ -108,7 +108,8 @@ def check_same_run(resumed: Resumed, args: argparse.Namespace) -> None:
     }
     for names, mend in mends.items():
         for name in names:
-            was, now = before.get(name), getattr(args, name)
+            # A checkpoint from before an argument was there has its default.
+            was, now = before.get(name) or None, getattr(args, name) or None
             if was != now and (names is SAME_STAGE or was is not None):
                 raise ValueError(
                     f"{resumed.path} is of a run with --{name} {was}, and this one has --{name} "

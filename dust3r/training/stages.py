@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -47,6 +47,7 @@ UQ_HEADS = {
     GATE_PART: "one that ends in '+residual_gated'",
 }
 GATE = ("gate_mlp", "delta_mlp", GATE_PART)
+DESCRIPTORS = "head_local_features"
 
 
 def lies_in(parameter_name: str, parts: Iterable[str]) -> bool:
@@ -90,6 +91,7 @@ class Stage:
     Attributes:
         trains: names of the parts of the heads that train, or ``EVERYTHING`` that the model does
             not freeze itself.
+        keeps: parts that stay as they are where everything trains.
         needs: parts that the model's heads must have.
         needs_one: parts of which they must have one.
         terms: the weighted uncertainty terms of the loss, made from the weights.
@@ -98,6 +100,7 @@ class Stage:
     """
 
     trains: tuple[str, ...]
+    keeps: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     needs_one: tuple[str, ...] = ()
     terms: Callable[[LossWeights], "WeightedTerms"] = lambda weights: ()
@@ -167,10 +170,18 @@ STAGES = {
         on_points=True,
     ),
 }
+# The same rows with the geometry training, too: errors of shape shrink while they are learnt.
+for _name in ("xyz", "hetero_xyz"):
+    STAGES[f"{_name}, geometry too"] = replace(
+        STAGES[_name], trains=(EVERYTHING,), keeps=(DESCRIPTORS,)
+    )
 
 
-def stage_name(uq_mode: str | None, phase: int | None, freeze_geom: bool = False) -> str:
-    """The row that ``--uq_mode``, ``--phase`` and ``--freeze_geom_for_uq`` ask for.
+def stage_name(
+    uq_mode: str | None, phase: int | None, freeze_geom: bool = False, train_geom: bool = False
+) -> str:
+    """The row that ``--uq_mode``, ``--phase``, ``--freeze_geom_for_uq`` and
+    ``--train_geom_for_uq`` ask for.
 
     Raises:
         ValueError: the combination is none of the table's.
@@ -180,7 +191,7 @@ def stage_name(uq_mode: str | None, phase: int | None, freeze_geom: bool = False
     elif uq_mode == "geom":
         name = "geom, geometry frozen" if freeze_geom else "geom"
     elif uq_mode in ("xyz", "hetero_xyz") and phase in (None, 1):
-        name = uq_mode
+        name = f"{uq_mode}, geometry too" if train_geom else uq_mode
     else:
         name = f"{uq_mode}, phase {1 if phase is None else phase}"
     if name not in STAGES:
@@ -211,11 +222,12 @@ class StageRun:
         self.regression = regression_of(criterion) if self.stage.on_points else None
         self.add_targets = TARGETS[weights.align]
         self.progress: Counter | None = None
-        if EVERYTHING not in self.stage.trains:
-            for parameter_name, parameter in model.named_parameters():
-                # What the model froze itself, as weights kept for their names, stays frozen.
-                if not lies_in(parameter_name, self.stage.trains):
-                    parameter.requires_grad_(False)
+        everything = EVERYTHING in self.stage.trains
+        for parameter_name, parameter in model.named_parameters():
+            # What the model froze itself, as weights kept for their names, stays frozen.
+            trains = everything or lies_in(parameter_name, self.stage.trains)
+            if not trains or lies_in(parameter_name, self.stage.keeps):
+                parameter.requires_grad_(False)
 
     def follow(self, progress: Counter) -> None:
         """Take the number of batches for weights that warm up from ``progress``; else all is 1."""

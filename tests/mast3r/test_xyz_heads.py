@@ -128,6 +128,23 @@ def test_dropout_keeps_what_the_head_says_of_noise(views):
     assert said.family == "mcd" and (said.aleatoric > 0).all() and (said.epistemic > 0).all()
 
 
+@pytest.mark.parametrize("align", ["none", "sim3"])
+@pytest.mark.parametrize(("kind", "stage"), [("niw", "xyz"), ("hetero", "hetero_xyz")])
+def test_geometry_too_trains_all_that_the_loss_reaches(kind, stage, align):
+    net = model(kind)
+    weights = LossWeights(align=align)
+    run = StageRun(f"{stage}, geometry too", net, build(CRITERION, LOSSES), weights)
+    total, _ = run.loss(*pair_of(net))
+    total.backward()
+    for name, parameter in net.named_parameters():
+        if "head_local_features" in name:
+            assert not parameter.requires_grad
+        elif parameter.requires_grad:
+            # Processes wait for the gradient of all that trains.
+            assert parameter.grad is not None, name
+    assert net.patch_embed.proj.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     ("kind", "stage", "parts"),
     [

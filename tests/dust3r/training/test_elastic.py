@@ -178,6 +178,7 @@ def test_only_damaged_checkpoints_are_an_error_and_no_new_run(tmp_path):
 
 def test_other_batches_are_refused_with_what_to_do(tmp_path):
     given = {"uq_mode": None, "phase": None, "freeze_geom_for_uq": False, "accum_iter": 2}
+    given["train_geom_for_uq"] = False
     args = argparse.Namespace(batch_size=8, **given)
     saved(tmp_path / checkpoint.LAST, 3, args=args)
     resumed = resume.read(tmp_path, World(0, 1, torch.device("cpu")))

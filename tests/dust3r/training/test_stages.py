@@ -166,4 +166,5 @@ def test_all_weights_zero_is_an_error():
 def test_every_stage_of_the_table_is_reachable():
     asked = [(None, None), ("geom", None), ("geom", None, True), ("feat", 1), ("feat", 2)]
     asked += [("xyz", None), ("hetero_xyz", None)]
+    asked += [("xyz", None, False, True), ("hetero_xyz", 1, False, True)]
     assert {stage_name(*a) for a in asked} == set(STAGES)
