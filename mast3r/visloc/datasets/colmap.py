@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from dust3r.utils.colmap_files import check_binary_model
 from dust3r.utils.load_images import IMAGE_SUFFIXES
 from dust3r.utils.pixels import MAX_PIXELS
-from mast3r.visloc.datasets.colmap_files import check_binary_model
 from mast3r.visloc.datasets.files import (
     Line,
     check_rigid,
