@@ -15,6 +15,7 @@ from dust3r.datasets.megadepth import MegaDepth
 from dust3r.datasets.scannet import ScanNet
 from dust3r.datasets.scannetpp import ScanNetpp
 from dust3r.datasets.sevenscenes import SevenScenes
+from dust3r.datasets.shards import Shards
 from dust3r.datasets.staticthings3d import StaticThings3D
 from dust3r.datasets.sun3d import SUN3D
 from dust3r.datasets.transforms import ColorJitter
@@ -42,6 +43,7 @@ __all__ = [
     "ScanNet",
     "ScanNetpp",
     "SevenScenes",
+    "Shards",
     "SkipBadSamples",
     "StaticThings3D",
     "StereoLoader",

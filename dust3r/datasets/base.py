@@ -27,10 +27,10 @@ SPLITS = ("train", "val", "test", "all")
 class RawView:
     """A view as a dataset holds it, before cropping.
 
-    ``image`` (H, W, 3) uint8 RGB, a PIL image or an encoded one; ``depthmap`` (H, W) metres, 0 or not finite
-    where there is none; ``camera_pose`` (4, 4) camera-to-world; ``camera_intrinsics`` (3, 3)
-    pixels, first pixel's centre at (0, 0). ``dataset``, ``label`` and ``instance`` are names for
-    people; ``instance`` is the image's path.
+    ``image`` (H, W, 3) uint8 RGB, a PIL image or an encoded one; ``depthmap`` (H, W) metres, 0 or
+    not finite where there is none; ``camera_pose`` (4, 4) camera-to-world; ``camera_intrinsics``
+    (3, 3) pixels, first pixel's centre at (0, 0). ``dataset``, ``label`` and ``instance`` are names
+    for people; ``instance`` is the image's path.
     """
 
     image: Pixels | EncodedImage

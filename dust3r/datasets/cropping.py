@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from dust3r.utils.image import EncodedImage
+
 Size = tuple[int, int]
 Window = tuple[int, int, int, int]
 
@@ -21,7 +23,7 @@ _ABOUT_SQUARE = (0.9, 1.1)
 class Frame(NamedTuple):
     """``image`` (H, W, 3) uint8, with ``depth`` (H, W) and ``intrinsics`` (3, 3) float32."""
 
-    image: np.ndarray
+    image: np.ndarray | EncodedImage
     depth: np.ndarray
     intrinsics: np.ndarray
 
@@ -46,7 +48,8 @@ def crop_and_resize(
     so that fields of view and scales vary.
 
     Args:
-        frame: image and depth on one grid, with their intrinsics.
+        frame: image and depth on one grid, with their intrinsics. An ``EncodedImage`` is decoded
+            here, no larger than is needed.
         resolution: (width, height), width >= height. Frames that are clearly upright after the
             first crop get (height, width); about square ones toss a coin.
         rng: source of the coin (drawn first) and of the augmentation; neither is drawn when not
@@ -62,13 +65,14 @@ def crop_and_resize(
             the principal point lies outside the image or on its border.
     """
     check_frame(frame)
-    frame = _crop(frame, window or _window_about_principal_point(frame))
-    target = _orient(resolution, frame.size, rng)
+    window = window or _window_about_principal_point(frame)
+    size = (window[2] - window[0], window[3] - window[1])
+    target = _orient(resolution, size, rng)
     cover = target
     if aug_crop > 1:
         extra = int(rng.integers(0, aug_crop))
         cover = (target[0] + extra, target[1] + extra)
-    frame = _resize_to_cover(frame, cover)
+    frame = _resize_to_cover(frame, window, cover)
     return _crop(frame, _central_window(frame.size, target))
 
 
@@ -111,21 +115,29 @@ def _orient(resolution: Size, size: Size, rng: np.random.Generator) -> Size:
     return wide, narrow
 
 
-def _resize_to_cover(frame: Frame, target: Size) -> Frame:
-    size = np.array(frame.size)
+def _resize_to_cover(frame: Frame, window: Window, target: Size) -> Frame:
+    """``window`` of a frame, resized until it just covers ``target``."""
+    left, top, right, bottom = window
+    size = np.array((right - left, bottom - top))
     scale = float(np.max(np.array(target) / size)) + _COVER
     new_size = np.floor(size * scale).astype(int)
     width, height = (int(side) for side in new_size)
     how = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    image = np.asarray(Image.fromarray(frame.image).resize((width, height), how))
-    depth = cv2.resize(frame.depth, (width, height), interpolation=cv2.INTER_NEAREST)
+    if isinstance(frame.image, EncodedImage):
+        image = frame.image.resized(window, (width, height), how)
+    else:
+        part = Image.fromarray(frame.image[top:bottom, left:right])
+        image = part.resize((width, height), how)
+    depth = cv2.resize(
+        frame.depth[top:bottom, left:right], (width, height), interpolation=cv2.INTER_NEAREST
+    )
     # The floor cuts a fraction of a pixel; half of it is taken from the left and the top.
     cut = size * scale - new_size
-    intrinsics = frame.intrinsics.astype(np.float64)
+    intrinsics = _moved(frame.intrinsics, left, top).astype(np.float64)
     intrinsics[:2, 2] += 0.5
     intrinsics[:2] *= scale
     intrinsics[:2, 2] -= 0.5 + 0.5 * cut
-    return Frame(image, depth, intrinsics.astype(np.float32))
+    return Frame(np.asarray(image), depth, intrinsics.astype(np.float32))
 
 
 def _central_window(size: Size, target: Size) -> Window:
@@ -135,8 +147,15 @@ def _central_window(size: Size, target: Size) -> Window:
 
 def _crop(frame: Frame, window: Window) -> Frame:
     left, top, right, bottom = window
-    intrinsics = frame.intrinsics.copy()
-    intrinsics[:2, 2] -= (left, top)
     return Frame(
-        frame.image[top:bottom, left:right], frame.depth[top:bottom, left:right], intrinsics
+        frame.image[top:bottom, left:right],
+        frame.depth[top:bottom, left:right],
+        _moved(frame.intrinsics, left, top),
     )
+
+
+def _moved(intrinsics: np.ndarray, left: int, top: int) -> np.ndarray:
+    """Intrinsics of a grid that begins at pixel (left, top)."""
+    moved = intrinsics.copy()
+    moved[:2, 2] -= (left, top)
+    return moved

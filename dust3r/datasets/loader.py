@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from dust3r.datasets.bad_samples import SkipBadSamples
-from dust3r.datasets.combine import StereoDataset
-from dust3r.datasets.sampler import AspectRatioBatchSampler
+from dust3r.datasets.combine import ConcatDataset, RepeatedDataset, StereoDataset
+from dust3r.datasets.sampler import AspectRatioBatchSampler, Part
+from dust3r.datasets.shards import ResizedShards, Shards
 from dust3r.utils.spec import DATASETS, build
 
 
@@ -89,6 +90,7 @@ def get_data_loader(
         seed=seed,
         shuffle=shuffle,
         drop_last=drop_last,
+        parts=_parts(dataset),
     )
     return StereoLoader(
         dataset,
@@ -101,6 +103,25 @@ def get_data_loader(
         # a run resumed inside an epoch would not get back to the same random state.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _parts(dataset: StereoDataset) -> list[Part] | None:
+    """What of the data set is stored together; None where nothing is."""
+    match dataset:
+        case SkipBadSamples(dataset=inner):
+            return _parts(inner)
+        case Shards() | ResizedShards():
+            return dataset.parts
+        case RepeatedDataset(dataset=inner, times=times):
+            parts = _parts(inner)
+            return parts and parts * times
+        case ConcatDataset(datasets=terms):
+            of_terms = [_parts(term) for term in terms]
+            if not any(of_terms):
+                return None
+            alone = ([Part(len(term))] for term in terms)
+            return [part for own, one in zip(of_terms, alone, strict=True) for part in own or one]
+    return None
 
 
 def _prepare_worker(worker: int) -> None:

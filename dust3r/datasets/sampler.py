@@ -1,11 +1,43 @@
 """Batches of one aspect ratio, shared out over the processes of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from dust3r.datasets.combine import Draw
+
+
+class Part(NamedTuple):
+    """Consecutive samples of a data set, and which of them are stored together.
+
+    ``length`` samples in stretches that end before the numbers ``ends``; ``window`` stretches are
+    shuffled together. Without ``ends`` all are.
+    """
+
+    length: int
+    ends: tuple[int, ...] = ()
+    window: int = 1
+
+
+def shuffled(parts: Sequence[Part], rng: np.random.Generator) -> np.ndarray:
+    """A random order of the samples of all parts, in which what is stored together stays near.
+
+    Of each part, stretches come in random order and samples shuffled within a window of them; the
+    parts are mixed as evenly as by shuffling everything.
+    """
+    orders, start = [], 0
+    for part in parts:
+        orders.append(start + _order_of(part, rng))
+        start += part.length
+    if len(orders) == 1:
+        return orders[0]
+    turns = rng.permutation(np.repeat(np.arange(len(parts)), [part.length for part in parts]))
+    # The nth turn of a part takes its nth sample: sorted by part, stably, turns are in that order.
+    order = np.empty(start, int)
+    order[np.argsort(turns, kind="stable")] = np.concatenate(orders)
+    return order
 
 
 class AspectRatioBatchSampler(Sampler[list[Draw]]):
@@ -26,6 +58,8 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
         drop_last: leave out the samples that do not fill a batch on every rank. Else the last
             batch is smaller, and up to ``world_size`` - 1 samples are drawn twice to make ranks
             even.
+        parts: what of the data set is stored together and shall be drawn in turn, see ``shuffled``;
+            None: every order is as likely.
 
     Raises:
         ValueError: an argument is out of range, or the dataset cannot fill one batch per rank.
@@ -42,7 +76,10 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = True,
+        parts: Sequence[Part] | None = None,
     ) -> None:
+        if parts is not None and sum(part.length for part in parts) != num_samples:
+            raise ValueError(f"parts={parts}: their lengths are not those of {num_samples} samples")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected 1 or more")
         if not 0 <= rank < world_size:
@@ -66,6 +103,7 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.parts = parts
         self.epoch = 0
         self.start_batch = 0
 
@@ -94,15 +132,32 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
         key = (self.seed, self.epoch)
         rng = np.random.default_rng(key if self.shuffle else (self.seed, 0))
         aspects = rng.integers(self.num_aspects, size=len(self))
-        order = rng.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
-        order = self._make_even(order)
+        order = self._make_even(self._order(rng))
         per_step = self.batch_size * self.world_size
         for step in range(self.start_batch, len(self)):
             shared = order[step * per_step : (step + 1) * per_step]
             aspect = int(aspects[step])
             yield [Draw(int(index), aspect, key) for index in shared[self.rank :: self.world_size]]
 
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.num_samples)
+        return (
+            rng.permutation(self.num_samples) if self.parts is None else shuffled(self.parts, rng)
+        )
+
     def _make_even(self, order: np.ndarray) -> np.ndarray:
         if self.drop_last:
             return order
         return np.resize(order, -(-len(order) // self.world_size) * self.world_size)
+
+
+def _order_of(part: Part, rng: np.random.Generator) -> np.ndarray:
+    if not part.ends:
+        return rng.permutation(part.length)
+    stretches = np.split(np.arange(part.length), part.ends[:-1])
+    turns = rng.permutation(len(stretches))
+    windows = (turns[start : start + part.window] for start in range(0, len(turns), part.window))
+    return np.concatenate(
+        [rng.permutation(np.concatenate([stretches[i] for i in window])) for window in windows]
+    )

@@ -126,6 +126,7 @@ def share_out(loader: StereoLoader, share: Share, rank: int) -> StereoLoader:
             seed=drawn.seed,
             shuffle=drawn.shuffle,
             drop_last=drawn.drop_last,
+            parts=drawn.parts,
         )
         for began_rank in range(share.began)
     ]

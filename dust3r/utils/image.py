@@ -6,9 +6,25 @@ import numpy as np
 from torch import Tensor
 
 from dust3r.utils.load_images import load_images
-from dust3r.utils.pixels import ImgNorm, Pixels, read_depth_png, read_rgb
+from dust3r.utils.pixels import (
+    OVERSAMPLING,
+    EncodedImage,
+    ImgNorm,
+    Pixels,
+    read_depth_png,
+    read_rgb,
+)
 
-__all__ = ["ImgNorm", "Pixels", "load_images", "read_depth_png", "read_rgb", "rgb"]
+__all__ = [
+    "OVERSAMPLING",
+    "EncodedImage",
+    "ImgNorm",
+    "Pixels",
+    "load_images",
+    "read_depth_png",
+    "read_rgb",
+    "rgb",
+]
 
 
 def rgb(
