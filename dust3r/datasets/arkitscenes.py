@@ -1,12 +1,12 @@
 """ARKitScenes (Baruch et al., NeurIPS Datasets and Benchmarks 2021): rooms seen by a tablet."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dust3r.datasets.base import BaseStereoViewDataset, RawView
 from dust3r.datasets.cropping import Size
-from dust3r.datasets.degrade import Degradation
 from dust3r.datasets.processed import read_metadata
 from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
@@ -47,24 +47,9 @@ class ARKitScenes(BaseStereoViewDataset):
         transform: Transform | type[Transform] = ImgNorm,
         aug_crop: int = 0,
         seed: int | None = None,
-        n_corres: int = 0,
-        nneg: float = 0,
-        crop_around_corres: bool = False,
-        is_metric_scale: bool = True,
-        degrade: str | Degradation | type[Degradation] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            split,
-            resolution,
-            transform,
-            aug_crop,
-            seed,
-            n_corres,
-            nneg,
-            crop_around_corres,
-            is_metric_scale,
-            degrade,
-        )
+        super().__init__(split, resolution, transform, aug_crop, seed, **options)
         self.root = Path(ROOT)
         self._parts = [(name, read_metadata(self.root / name)) for name in self._part_names()]
         sizes = [len(metadata["pairs"]) for _, metadata in self._parts]

@@ -3,13 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dust3r.datasets.bad_samples import naming_sample
 from dust3r.datasets.base import SPLITS, BaseStereoViewDataset, RawView
 from dust3r.datasets.cropping import Size
-from dust3r.datasets.degrade import Degradation
 from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.exr import read_exr_depth
@@ -55,24 +55,9 @@ class Habitat(BaseStereoViewDataset):
         transform: Transform | type[Transform] = ImgNorm,
         aug_crop: int = 0,
         seed: int | None = None,
-        n_corres: int = 0,
-        nneg: float = 0,
-        crop_around_corres: bool = False,
-        is_metric_scale: bool = True,
-        degrade: str | Degradation | type[Degradation] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            split,
-            resolution,
-            transform,
-            aug_crop,
-            seed,
-            n_corres,
-            nneg,
-            crop_around_corres,
-            is_metric_scale,
-            degrade,
-        )
+        super().__init__(split, resolution, transform, aug_crop, seed, **options)
         self.root = Path(ROOT)
         indices = self._indices(size)
         lines = (line.strip() for index in indices for line in index.read_text().splitlines())

@@ -12,14 +12,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from dust3r.datasets.bad_samples import naming_sample
 from dust3r.datasets.base import BaseStereoViewDataset, RawView
 from dust3r.datasets.cropping import Size
-from dust3r.datasets.degrade import Degradation
 from dust3r.datasets.held_out import held_out_scenes
 from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
@@ -65,23 +64,12 @@ class IndexedPairs(BaseStereoViewDataset):
         transform: Transform | type[Transform] = ImgNorm,
         aug_crop: int = 0,
         seed: int | None = None,
-        n_corres: int = 0,
-        nneg: float = 0,
-        crop_around_corres: bool = False,
         is_metric_scale: bool | None = None,
-        degrade: str | Degradation | type[Degradation] | None = None,
+        **options: Any,
     ) -> None:
+        metric = self.METRIC if is_metric_scale is None else is_metric_scale
         super().__init__(
-            split,
-            resolution,
-            transform,
-            aug_crop,
-            seed,
-            n_corres,
-            nneg,
-            crop_around_corres,
-            self.METRIC if is_metric_scale is None else is_metric_scale,
-            degrade,
+            split, resolution, transform, aug_crop, seed, is_metric_scale=metric, **options
         )
         self.root = Path(ROOT)
         self.pairs = self._pairs_of_split(self._read_pairs(self._index_path()))

@@ -11,12 +11,12 @@ image indices first); images are ``ROOT/<scene>/images/<basename>.jpg``, depths
 import functools
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dust3r.datasets.base import BaseStereoViewDataset, RawView
 from dust3r.datasets.cropping import Size
-from dust3r.datasets.degrade import Degradation
 from dust3r.datasets.held_out import SHARE, held_out_scenes
 from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
@@ -58,25 +58,10 @@ class ProcessedPairs(BaseStereoViewDataset):
         transform: Transform | type[Transform] = ImgNorm,
         aug_crop: int = 0,
         seed: int | None = None,
-        n_corres: int = 0,
-        nneg: float = 0,
-        crop_around_corres: bool = False,
-        is_metric_scale: bool = True,
-        degrade: str | Degradation | type[Degradation] | None = None,
         metadata: str = METADATA,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            split,
-            resolution,
-            transform,
-            aug_crop,
-            seed,
-            n_corres,
-            nneg,
-            crop_around_corres,
-            is_metric_scale,
-            degrade,
-        )
+        super().__init__(split, resolution, transform, aug_crop, seed, **options)
         self.root = Path(ROOT)
         self.metadata = metadata
         stored = read_metadata(self.root, metadata)
