@@ -57,6 +57,7 @@ def check_written(
         pairs,
         caption=f"{len(dataset)} pairs; median depth {median_depth:.3g}{unit}, median reprojected "
         f"depth error {median_error:.2%}, median overlap {shared:.2f}",
+        unit="m" if dataset.is_metric_scale else "the data set's unit",
     )
     low, high = _PLAUSIBLE_DEPTH_M
     if dataset.is_metric_scale and not low <= median_depth <= high:

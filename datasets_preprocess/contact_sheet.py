@@ -61,6 +61,7 @@ def contact_sheet(
     *,
     caption: str = "",
     columns: int = 6,
+    unit: str = "m",
 ) -> None:
     """Write a PNG: each frame's colours over its depth, one colour bar in metres, then the pairs.
 
@@ -69,7 +70,8 @@ def contact_sheet(
     cameras are given, the second's colours as the first sees them by its own depth and both poses:
     if depth, intrinsics and poses are right that third picture continues the first's edges. Where
     the second has nothing to say (outside, hidden) it is the first in grey. ``caption`` may have
-    several lines. Raises ValueError for no frame, or a depth map of another size than its image.
+    several lines, ``unit`` is that of all depths. Raises ValueError for no frame, or a depth map of
+    another size than its image.
     """
     _check(path, frames, pairs)
     aspect = max(frame.rgb.shape[0] / frame.rgb.shape[1] for frame in frames)
@@ -92,7 +94,7 @@ def contact_sheet(
     bar = page.axes(_MARGIN + columns * _TILE + 0.08, head + _LABEL, 0.13, frame_height - 0.3)
     page.figure.colorbar(ScalarMappable(scale, _COLORMAP), cax=bar)
     bar.tick_params(labelsize=7)
-    bar.set_ylabel("depth [m]", fontsize=8)
+    bar.set_ylabel(f"depth [{unit}]", fontsize=8)
 
     if pairs:
         page.text(_MARGIN, body + 0.1, _PAIR_HEADING, fontsize=9, fontweight="bold")
