@@ -49,7 +49,8 @@ class StereoDataset(Dataset, ABC):
 
     @abstractmethod
     def load(self, draw: Draw) -> list[View]:
-        """The views of a draw whose index and aspect are in range."""
+        """The views of a draw whose index and aspect are in range, or what the class says it
+        gives in their place."""
 
     @abstractmethod
     def draw_paths(self, draw: Draw) -> list[Path]:

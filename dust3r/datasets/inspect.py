@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,14 @@ from dust3r.datasets.combine import StereoDataset, View
 from dust3r.utils.arguments import count
 from dust3r.utils.files import atomic_path
 from dust3r.utils.image import rgb
-from dust3r.utils.reprojection import AGREE, overlap, reprojection_errors
+from dust3r.utils.reprojection import (
+    AGREE,
+    AS_GIVEN,
+    CONVENTIONS,
+    Camera,
+    overlap,
+    reprojection_errors,
+)
 from dust3r.utils.spec import DATASETS, build
 
 PAGE = "inspect.html"
@@ -33,9 +40,6 @@ _KEPT_DEPTHS = 500
 _BETTER_BY, _LEAST_AGREEMENT = 0.1, 0.2
 _PLAUSIBLE_DEPTH_M = (0.1, 100.0)
 _PLAUSIBLE_ERROR = 0.05
-_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-
-Camera = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -158,33 +162,6 @@ class Part:
         return found
 
 
-AS_GIVEN = "as given"
-CONVENTIONS: Mapping[str, Callable[..., Camera]] = {
-    AS_GIVEN: lambda depth, k, pose: (depth, k, pose),
-    "inverting the poses (they look like world-to-camera)": lambda depth, k, pose: (
-        depth,
-        k,
-        np.linalg.inv(pose),
-    ),
-    "axes of OpenGL (y up, z backward)": lambda depth, k, pose: (depth, k, pose @ _OPENGL),
-    "depth 1000 times as large (metres taken for millimetres)": lambda depth, k, pose: (
-        1000 * depth,
-        k,
-        pose,
-    ),
-    "depth 1000 times as small (millimetres taken for metres)": lambda depth, k, pose: (
-        depth / 1000,
-        k,
-        pose,
-    ),
-    "depth along z made from distances along the ray": lambda depth, k, pose: (
-        depth / _ray_lengths(depth.shape, k),
-        k,
-        pose,
-    ),
-}
-
-
 @dataclass
 class Inspection:
     """What a sample of a specification's pairs says.
@@ -305,14 +282,6 @@ def _spread(pairs: Sequence[tuple[str, SeenPair]], number: int) -> list[SeenPair
         places = np.linspace(0, len(group) - 1, min(share, len(group))).round().astype(int)
         chosen += [group[place] for place in dict.fromkeys(places.tolist())]
     return chosen
-
-
-def _ray_lengths(shape: tuple[int, int], intrinsics: np.ndarray) -> np.ndarray:
-    """Lengths (H, W) of rays whose z is 1."""
-    height, width = shape
-    x = (np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0]
-    y = (np.arange(height)[:, None] - intrinsics[1, 2]) / intrinsics[1, 1]
-    return np.sqrt(x**2 + y**2 + 1)
 
 
 if __name__ == "__main__":

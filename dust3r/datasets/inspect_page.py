@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 
-from dust3r.datasets.inspect import AS_GIVEN, Inspection, Part, SeenPair, SeenView
+from dust3r.datasets.inspect import Inspection, Part, SeenPair, SeenView
 from dust3r.evaluation.page import Panel, Section, document, png_bytes
 from dust3r.evaluation.report import table
 from dust3r.utils.geometry import inv
 from dust3r.utils.plots import Block, Chart, Map, log_ticks, sheet
-from dust3r.utils.reprojection import carried_colours, clean
+from dust3r.utils.reprojection import AS_GIVEN, carried_colours, clean
 
 _POINTS = 7
 _SIDE = 420

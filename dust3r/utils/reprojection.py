@@ -7,12 +7,45 @@ but behind another surface is not seen in common. Axes, poses and pixels are as 
 ``dust3r.utils.geometry``.
 """
 
+from collections.abc import Callable, Mapping
+
 import cv2
 import numpy as np
 
 from dust3r.utils.geometry import depthmap_to_pts3d, geotrf, inv, project
 
 AGREE = 0.05
+
+_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+Camera = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+AS_GIVEN = "as given"
+# What depth, intrinsics and pose are once each of the usual mistakes is taken back.
+CONVENTIONS: Mapping[str, Callable[..., Camera]] = {
+    AS_GIVEN: lambda depth, k, pose: (depth, k, pose),
+    "inverting the poses (they look like world-to-camera)": lambda depth, k, pose: (
+        depth,
+        k,
+        np.linalg.inv(pose),
+    ),
+    "axes of OpenGL (y up, z backward)": lambda depth, k, pose: (depth, k, pose @ _OPENGL),
+    "depth 1000 times as large (metres taken for millimetres)": lambda depth, k, pose: (
+        1000 * depth,
+        k,
+        pose,
+    ),
+    "depth 1000 times as small (millimetres taken for metres)": lambda depth, k, pose: (
+        depth / 1000,
+        k,
+        pose,
+    ),
+    "depth along z made from distances along the ray": lambda depth, k, pose: (
+        depth / _ray_lengths(depth.shape, k),
+        k,
+        pose,
+    ),
+}
 
 
 def overlap(
@@ -84,13 +117,30 @@ def carried_colours(
     Cameras and depths as for ``overlap``, ``rgb2`` (H2, W2, 3) uint8. Each pixel of view 1 with
     depth is projected into view 2; it is seen there if the depths agree within 5%.
     """
-    points = depthmap_to_pts3d(clean(depth1).astype(np.float64), intrinsics1, pose1)
-    pixels, z = project(geotrf(inv(np.asarray(pose2, np.float64)), points), intrinsics2)
-    in_front = (clean(depth1) > 0) & (z > 0)
+    pixels, z = carried_pixels(depth1, intrinsics1, pose1, intrinsics2, pose2)
+    in_front = z > 0
     x, y = np.where(in_front, pixels.transpose(2, 0, 1), -10.0).astype(np.float32)
     measured = cv2.remap(clean(depth2).astype(np.float32), x, y, cv2.INTER_NEAREST)
     seen = in_front & (np.abs(measured - z) <= AGREE * z)
     return cv2.remap(rgb2, x, y, cv2.INTER_LINEAR), seen
+
+
+def carried_pixels(
+    depth1: np.ndarray,
+    intrinsics1: np.ndarray,
+    pose1: np.ndarray,
+    intrinsics2: np.ndarray,
+    pose2: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where view 2 sees each pixel of view 1, (H1, W1, 2) as (x, y), and its depth there (H1, W1).
+
+    Cameras and depths as for ``overlap``. The depth is not positive behind the camera, and 0 where
+    view 1 has none; pixels mean nothing there.
+    """
+    depth = clean(depth1).astype(np.float64)
+    points = depthmap_to_pts3d(depth, intrinsics1, pose1)
+    pixels, z = project(geotrf(inv(np.asarray(pose2, np.float64)), points), intrinsics2)
+    return pixels, np.where(depth > 0, z, 0)
 
 
 def shrink(depth: np.ndarray, intrinsics: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,3 +179,11 @@ def pixels(
 def clean(depth: np.ndarray) -> np.ndarray:
     """Depth with 0 where it is not finite or not positive."""
     return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+
+
+def _ray_lengths(shape: tuple[int, int], intrinsics: np.ndarray) -> np.ndarray:
+    """Lengths (H, W) of rays whose z is 1."""
+    height, width = shape
+    x = (np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0]
+    y = (np.arange(height)[:, None] - intrinsics[1, 2]) / intrinsics[1, 1]
+    return np.sqrt(x**2 + y**2 + 1)
