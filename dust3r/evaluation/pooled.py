@@ -144,9 +144,7 @@ def _rank(column: Column, spill: str, world: World, workers: int) -> _Ranked:
 
 
 def _sample(run: Run) -> np.ndarray:
-    keys = np.empty(run.size, np.int32)
-    run.read_keys(0, run.size, keys)
-    return keys[::_SAMPLED].copy()
+    return np.array(run.keys()[::_SAMPLED])
 
 
 def _bounds(sampled: np.ndarray, total: int) -> np.ndarray:
@@ -161,9 +159,7 @@ def _bounds(sampled: np.ndarray, total: int) -> np.ndarray:
 
 def _cut(run: Run, bounds: np.ndarray) -> np.ndarray:
     """Places (m,) in a run's sorted keys before which all are below the bounds (m,)."""
-    keys = np.empty(run.size, np.int32)
-    run.read_keys(0, run.size, keys)
-    return np.array([0, *np.searchsorted(keys, bounds[1:-1].astype(np.int32)), run.size])
+    return np.array([0, *np.searchsorted(run.keys(), bounds[1:-1].astype(np.int32)), run.size])
 
 
 def _rank_slice(

@@ -9,12 +9,16 @@ pixels of a data set need never be in memory together (see ``pooled``).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torchmetrics import Metric
 
 from dust3r.evaluation.sketch import COVERAGES, ordered_bits, values_of_bits
+
+# Ranks below this have their harmonic numbers in a table, of 8 MB.
+_TABLED = 1 << 20
 
 # Of one ranking: its area, the oracle's, the products of both ranks and their squares; then sums
 # of errors up to where groups around ``COVERAGES`` begin and end, by uncertainty and by error.
@@ -87,12 +91,15 @@ class Standing:
             before: number of lower keys in the data set.
             total: number of all keys in the data set.
         """
-        ranks = np.arange(before + 1, before + len(keys) + 1, dtype=np.float64)
+        after = before + len(keys)
         # The pixel of rank i counts 1 / k in the mean errors of the first k = i, i + 1, ... pixels.
-        tail = _harmonic_step(before + len(keys), total)
-        weights = np.cumsum((1 / ranks)[::-1])[::-1]
-        weights += tail
-        twice = np.multiply(ranks, 2, out=ranks)
+        if after < _TABLED:
+            weights = _harmonic_numbers()[after] - _harmonic_numbers()[before:after]
+        else:
+            ranks = np.arange(before + 1, after + 1, dtype=np.float64)
+            weights = np.cumsum((1 / ranks)[::-1])[::-1]
+        weights += _harmonic_step(after, total)
+        twice = np.arange(2 * before + 2, 2 * after + 1, 2, dtype=np.float64)
         starts, sizes = ties_of(keys)
         if len(starts):
             begins = sizes.cumsum() - sizes
@@ -255,6 +262,12 @@ def _sums_until(errors: np.ndarray, twice: np.ndarray, groups: np.ndarray) -> np
     summed = np.concatenate([[0.0], errors.cumsum()])
     # A group that ends at rank r has a mean rank of r + 1/2 at most, one that begins there more.
     return summed[np.searchsorted(twice, 2 * groups, side="right")].ravel()
+
+
+@cache
+def _harmonic_numbers() -> np.ndarray:
+    """(``_TABLED``,) from the one of 0 on: those of images, which are all as long."""
+    return np.concatenate([[0.0], np.cumsum(1 / np.arange(1.0, _TABLED))])
 
 
 def _harmonic_step(low: int, high: int) -> float:

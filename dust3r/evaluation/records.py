@@ -42,6 +42,13 @@ class Run:
         """Sorted keys from ``begin`` to ``end``, into an array of this length."""
         _read(self.path, self.offset + 4 * begin, into[: end - begin])
 
+    def keys(self) -> np.ndarray:
+        """The sorted keys in the file, of which only those pages are read that are looked at."""
+        try:
+            return np.memmap(self.path, np.int32, "r", self.offset, (self.size,))
+        except (OSError, ValueError) as error:
+            raise ValueError(_cut_short(self.path)) from error
+
     def read(self) -> Ordered:
         keys, order = both = np.empty((2, self.size), np.int32)
         _read(self.path, self.offset, both)
@@ -163,7 +170,11 @@ def _read(path: str, offset: int, into: np.ndarray) -> None:
     with open(path, "rb", buffering=0) as file:
         file.seek(offset)
         if file.readinto(memoryview(into).cast("B")) != into.nbytes:
-            raise ValueError(f"{path} is cut short; remove it and start the same command again")
+            raise ValueError(_cut_short(path))
+
+
+def _cut_short(path: str) -> str:
+    return f"{path} is cut short; remove it and start the same command again"
 
 
 def _pack(

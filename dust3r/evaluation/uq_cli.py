@@ -4,6 +4,7 @@ import argparse
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from dust3r.evaluation.alignment import POINT_ALIGNMENTS
 from dust3r.evaluation.benchmarks import EXAMPLE
 from dust3r.evaluation.figures import curves_figure, image_figure
 from dust3r.evaluation.measure import OWN
-from dust3r.evaluation.methods import POINT
+from dust3r.evaluation.methods import POINT, Method
 from dust3r.evaluation.options import add_families, add_shared, evaluation_of
 from dust3r.evaluation.page import Panel, page, png_bytes
 from dust3r.evaluation.records import RecordStore
 from dust3r.evaluation.uq import RECORDS, Evaluation
+from dust3r.evaluation.workers import mapped
 from dust3r.training.distributed import World
 from dust3r.utils.files import atomic_path
 
@@ -126,20 +128,25 @@ def _panels(
                 row = rows[place]
                 chosen.setdefault(row["pair"], []).append((method, row, name))
                 order.append((method.label, name))
-        found = {}
+        captions, images_of = {}, []
         for pair in evaluation.provider.pairs(one.benchmark, sorted(chosen)) if chosen else ():
             for method, row, name in chosen[pair.index]:
                 n = row["view"] - 1
                 predicted = pair.predictions[evaluation.sources[method.label]][n]
-                figure = image_figure(pair.views[n], predicted, method, evaluation.alignment)
-                caption = (
+                images_of.append((pair.views[n], predicted, method))
+                captions[method.label, name] = (
                     f"{method.label}, {name}: AUSE {row[key]:.3g} m, MAE "
                     f"{row[f'{POINT}_mae']:.3g} m; {row['label']} (pair {row['pair']}, view "
                     f"{row['view']})"
                 )
-                found[method.label, name] = Panel(one.name, caption, png_bytes(figure))
-        panels += [found[key] for key in order]
+        draw = partial(_draw, alignment=evaluation.alignment)
+        drawn = dict(zip(captions, mapped(draw, images_of, evaluation.num_workers), strict=True))
+        panels += [Panel(one.name, captions[key], drawn[key]) for key in order]
     return panels
+
+
+def _draw(image: tuple[Any, Any, Method], alignment: str) -> bytes:
+    return png_bytes(image_figure(*image, alignment))
 
 
 def _places(total: int, wanted: int) -> list[tuple[int, str]]:

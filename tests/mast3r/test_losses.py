@@ -78,7 +78,9 @@ def test_one_language_serves_both_packages():
     import dust3r.losses
 
     assert mast3r.losses.Regr3D is dust3r.losses.Regr3D is LOSSES.get("Regr3D")
-    assert all(hasattr(mast3r.losses, name) for name in LOSSES)
+    # Pre-training registers its own, which these modules do not know.
+    names = [name for name in LOSSES if "pretrain" not in LOSSES.get(name).__module__]
+    assert names and all(hasattr(mast3r.losses, name) for name in names)
 
 
 @pytest.mark.parametrize("text", CASES)
