@@ -15,6 +15,7 @@ from dust3r.demo import weights
 from dust3r.export.frames import Frame, write_images
 from dust3r.reconstruction import Reconstruction
 from dust3r.training import checkpoint
+from dust3r.utils.command import exit_status
 from dust3r.utils.device import chosen_device
 from dust3r.utils.files import atomic_path
 from dust3r.utils.image import load_images
@@ -41,18 +42,9 @@ DATABASE, SPARSE = "database.db", "sparse"
 def main(given: list[str] | None = None) -> int:
     """Match, verify, map; the exit status."""
     args = make_parser().parse_args(given)
-    level = logging.WARNING if args.silent else logging.INFO
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     # COLMAP tells of each of its steps in many lines; what fails is told below.
     pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
-    try:
-        models = run(args)
-    except USER_ERRORS as error:
-        log.error("%s", error)
-        log.debug("raised here", exc_info=True)
-        return 2
-    sys.stdout.write("".join(f"{line}\n" for line in models))
-    return 0
+    return exit_status(run, args, USER_ERRORS)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ import numpy as np
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
 from dust3r.demo import weights
 from dust3r.training import checkpoint
+from dust3r.utils.command import exit_status
 from dust3r.utils.device import chosen_device
 from dust3r.utils.image import load_images
 from dust3r.utils.pixels import read_upright
@@ -24,16 +25,7 @@ USER_ERRORS = (ValueError, FileNotFoundError, checkpoint.CheckpointError)
 def main(given: list[str] | None = None) -> int:
     """Match, write ``matches.png`` and ``matches.npz``; the exit status."""
     args = make_parser().parse_args(given)
-    level = logging.WARNING if args.silent else logging.INFO
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
-    try:
-        written = run(args)
-    except USER_ERRORS as error:
-        log.error("%s", error)
-        log.debug("raised here", exc_info=True)
-        return 2
-    sys.stdout.write("".join(f"{path}\n" for path in written))
-    return 0
+    return exit_status(run, args, USER_ERRORS)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ import torch
 from dust3r.demo import weights
 from dust3r.training import checkpoint
 from dust3r.utils.arguments import count
+from dust3r.utils.command import exit_status
 from dust3r.utils.device import chosen_device
 from mast3r.matching import DESCRIPTOR_MODEL
 from mast3r.model import AsymmetricMASt3R
@@ -49,16 +50,7 @@ _LISTED = 5
 def main(given: list[str] | None = None) -> int:
     """Localise, write the files; the exit status."""
     args = make_parser().parse_args(given)
-    level = logging.WARNING if args.silent else logging.INFO
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
-    try:
-        lines = run(args)
-    except USER_ERRORS as error:
-        log.error("%s", error)
-        log.debug("raised here", exc_info=True)
-        return 2
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return 0
+    return exit_status(run, args, USER_ERRORS)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -75,6 +75,15 @@ class CroCoTrunk(nn.Module):
         self.apply(init_weights)
         nn.init.normal_(self.mask_token, std=0.02)
 
+    def compile_layers(self) -> None:
+        """Run blocks by ``torch.compile`` from now on; names and weights stay.
+
+        The rest of the forward pass chooses by names and shapes that differ from batch to batch,
+        on which a compiled whole would be compiled again and again.
+        """
+        for block in (*self.enc_blocks, *self.dec_blocks):
+            block.compile()
+
     def encode_tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Encoder blocks and final norm on tokens (B, N, enc_dim) at (row, column) positions."""
         rotation = None

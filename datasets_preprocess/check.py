@@ -7,8 +7,7 @@ import numpy as np
 from datasets_preprocess.contact_sheet import Frame, FramePair, contact_sheet
 from dust3r.datasets.bad_samples import SampleError
 from dust3r.datasets.base import BaseStereoViewDataset
-from dust3r.datasets.combine import View
-from dust3r.utils.image import rgb
+from dust3r.datasets.inspect import SeenView
 from dust3r.utils.reprojection import overlap, reprojection_errors
 
 SHEET_FILE = "contact_sheet.png"
@@ -29,26 +28,24 @@ def check_written(
     that hardly see each other, and for metric data sets a median depth outside 0.1 to 100 m.
     """
     indices = np.unique(np.linspace(0, len(dataset) - 1, num_pairs).round().astype(int)).tolist()
-    pairs, warnings = [], []
+    pairs, errors, warnings = [], [], []
     for index in indices:
         try:
-            first, second = (_frame(view) for view in dataset[index])
+            first, second = (SeenView.of(view) for view in dataset[index])
         except SampleError as error:
             warnings.append(f"cannot be read: {error}")
             continue
-        pairs.append(
-            FramePair(first, second, overlap(*_seen(first), *_seen(second), stride=_STRIDE))
-        )
+        shared = overlap(*first.camera, *second.camera, stride=_STRIDE)
+        pairs.append(FramePair(_frame(first), _frame(second), shared))
+        errors.append(reprojection_errors(*first.camera, *second.camera, stride=_STRIDE))
     if not pairs:
         return warnings
     depths = np.concatenate([f.depth[f.depth > 0] for p in pairs for f in (p.first, p.second)])
-    errors = np.concatenate(
-        [reprojection_errors(*_seen(p.first), *_seen(p.second), stride=_STRIDE) for p in pairs]
-    )
-    met = errors[np.isfinite(errors)]
+    met = np.concatenate(errors)
+    met = met[np.isfinite(met)]
     median_depth = float(np.median(depths))
     median_error = float(np.median(met)) if len(met) else np.inf
-    shared = float(np.median([pair.overlap for pair in pairs]))
+    median_overlap = float(np.median([pair.overlap for pair in pairs]))
     unit = " m" if dataset.is_metric_scale else ""
     contact_sheet(
         Path(output_dir) / SHEET_FILE,
@@ -56,7 +53,7 @@ def check_written(
         [pair.first for pair in pairs],
         pairs,
         caption=f"{len(dataset)} pairs; median depth {median_depth:.3g}{unit}, median reprojected "
-        f"depth error {median_error:.2%}, median overlap {shared:.2f}",
+        f"depth error {median_error:.2%}, median overlap {median_overlap:.2f}",
         unit="m" if dataset.is_metric_scale else "the data set's unit",
     )
     low, high = _PLAUSIBLE_DEPTH_M
@@ -70,26 +67,14 @@ def check_written(
             f"depth carried between views is off by {median_error:.1%} (median): check the "
             f"source's poses, axes, intrinsics and depth unit, and look at {SHEET_FILE}"
         )
-    if shared < _LEAST_OVERLAP:
+    if median_overlap < _LEAST_OVERLAP:
         warnings.append(
-            f"the views of a pair hardly see each other (median overlap {shared:.2f}): check the "
-            f"source's poses and axes, and look at {SHEET_FILE}"
+            f"the views of a pair hardly see each other (median overlap "
+            f"{median_overlap:.2f}): check the source's poses and axes, and look at {SHEET_FILE}"
         )
     return warnings
 
 
-def _frame(view: View) -> Frame:
-    """A view as seen upright; it may travel transposed."""
-    height, _ = (int(side) for side in view["true_shape"])
-    depth = view["depthmap"]
-    return Frame(
-        "/".join(Path(str(view["label"])).parts[-2:]),
-        (rgb(view["img"], view["true_shape"]) * 255).round().astype(np.uint8),
-        depth if depth.shape[0] == height else depth.T,
-        view["camera_intrinsics"].astype(np.float64),
-        view["camera_pose"].astype(np.float64),
-    )
-
-
-def _seen(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return frame.depth, frame.intrinsics, frame.pose
+def _frame(view: SeenView) -> Frame:
+    name = "/".join(Path(view.label).parts[-2:])
+    return Frame(name, view.rgb, view.depth, view.intrinsics, view.pose)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deltas.model import Deltas
-from dust3r.training import checkpoint, checkpoint_check
+from dust3r.training import checkpoint
 from dust3r.training.checkpoint import CheckpointError, LoadReport
 from dust3r.utils.spec import MODELS, SpecError, build
 
@@ -73,7 +73,9 @@ def load_file(path: str | Path) -> dict[str, Any]:
         CheckpointError: the file is damaged, foreign, would run code, or lacks one of the names.
     """
     path = Path(path)
-    content = _content(path)
+    content = checkpoint.read_file(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(_names_message(path, {}, list(PARTS)))
     if not any(name in content for name in PARTS):
         if isinstance(content.get("model"), dict):
             return {"args": None, **content}
@@ -108,25 +110,6 @@ def save(path: str | Path, model: Deltas, spec: str | None = None, **extra: Any)
     state = {name: getattr(model, part).state_dict() for name, part in PARTS.items()}
     args = {"args": Namespace(model=spec)} if spec else {}
     checkpoint.save(path, {**extra, **args, **state})
-
-
-def _content(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(checkpoint_check.missing_message(path))
-    if checkpoint_check.is_safetensors(path):
-        return checkpoint.load_file(path)
-    try:
-        # A file, not its path: torch.load would go by the suffix.
-        with path.open("rb") as file, torch.serialization.safe_globals([Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:
-        # Bytes that are not a checkpoint can make the reader raise nearly anything.
-        raise CheckpointError(checkpoint_check.failure_message(path, error)) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(_names_message(path, {}, list(PARTS)))
-    return content
 
 
 def _is_weights(value: object) -> bool:

@@ -19,7 +19,7 @@ from dust3r.datasets.bad_samples import SampleError, naming_sample
 from dust3r.datasets.base import SPLITS
 from dust3r.datasets.combine import Draw, StereoDataset
 from dust3r.datasets.cropping import Size
-from dust3r.datasets.held_out import SHARE, held_out_scenes
+from dust3r.datasets.held_out import first_held_out, held_out_scenes
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.image import ImgNorm
 from dust3r.utils.spec import DATASETS
@@ -229,7 +229,7 @@ def _of_split(scenes: list[Scene], split: str) -> tuple[list[Scene], list[range]
     elif any(scene.split for scene in scenes):
         chosen = [scene for scene in scenes if scene.split == split]
     elif len(scenes) == 1:
-        border = len(scenes[0]) - int(np.ceil(SHARE * len(scenes[0])))
+        border = first_held_out(len(scenes[0]))
         return scenes, [range(border) if split == "train" else range(border, len(scenes[0]))]
     else:
         held_out = held_out_scenes([scene.name for scene in scenes])

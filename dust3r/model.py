@@ -159,18 +159,9 @@ class AsymmetricCroCo3DStereo(
         return super().load_state_dict(state_dict, **kwargs)
 
     def compile_layers(self) -> None:
-        """Run blocks and heads by ``torch.compile`` from now on; names and weights stay.
-
-        The rest of the forward pass chooses by names and shapes that differ from batch to batch,
-        on which a compiled whole would be compiled again and again.
-        """
-        for part in (
-            *self.enc_blocks,
-            *self.dec_blocks,
-            *self.dec_blocks2,
-            self.downstream_head1,
-            self.downstream_head2,
-        ):
+        """As ``CroCoTrunk``'s, the heads as well."""
+        super().compile_layers()
+        for part in (*self.dec_blocks2, self.downstream_head1, self.downstream_head2):
             part.compile()
 
     def pack_weights(self, dtype: torch.dtype = torch.float32) -> int:

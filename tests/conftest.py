@@ -1,6 +1,6 @@
 """A small processed data set of a known scene: a slanted plane seen from a walk along it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,21 @@ def decode_world_xy(image: np.ndarray) -> np.ndarray:
 def plane() -> dict[str, object]:
     """Normal and offset of the plane, and the reader of its colours."""
     return {"normal": NORMAL, "offset": OFFSET, "decode_world_xy": decode_world_xy}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes that tests start: sums in another order differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture

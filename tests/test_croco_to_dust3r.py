@@ -26,16 +26,13 @@ REPORTED = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("offline", "one_thread")
+
+
 @pytest.fixture(autouse=True)
-def quick_and_offline(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def quick(monkeypatch):
     # Most of a short run's time goes into its pictures, which other tests look at.
     monkeypatch.setattr("dust3r.training.logging.Recorder.panels", lambda *_: None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
 
 
 def mixture(roots, resolution, split="train", extra=""):

@@ -1,6 +1,7 @@
 """Which scenes of a data set without an official split are kept from training."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,11 @@ def held_out_scenes(names: Sequence[str]) -> np.ndarray:
     if held_out.all():
         held_out[place.argmax()] = False
     return held_out
+
+
+def first_held_out(num_frames: int) -> int:
+    """The first frame of a single scene, its last tenth, that is not to be trained on."""
+    return num_frames - math.ceil(SHARE * num_frames)
 
 
 def _hash_fraction(name: str) -> float:

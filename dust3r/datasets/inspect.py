@@ -184,6 +184,11 @@ class Inspection:
     shown: list[SeenPair]
     unreadable: list[str]
 
+    @property
+    def sizes(self) -> str:
+        """The resolutions in words."""
+        return ", ".join(f"{width}x{height}" for width, height in self.resolutions)
+
     def warnings(self) -> list[str]:
         """What looks wrong, and how to mend it."""
         found = [line for part in self.parts.values() for line in part.warnings()]

@@ -22,8 +22,12 @@ _FADE = 0.45
 
 def text(found: Inspection) -> str:
     """Counts, a row for each data set, and what looks wrong."""
-    sizes = ", ".join(f"{width}x{height}" for width, height in found.resolutions)
-    lines = [found.description, f"{found.samples} pairs an epoch at {sizes}", "", _rows(found)]
+    lines = [
+        found.description,
+        f"{found.samples} pairs an epoch at {found.sizes}",
+        "",
+        _rows(found),
+    ]
     warnings = found.warnings()
     lines += ["", *(f"warning: {line}" for line in warnings)] if warnings else []
     return "\n".join(lines)
@@ -31,12 +35,11 @@ def text(found: Inspection) -> str:
 
 def page(found: Inspection) -> str:
     """One HTML file that needs nothing else."""
-    sizes = ", ".join(f"{width}x{height}" for width, height in found.resolutions)
     told = {
         "specification": found.spec,
         "data sets": found.description,
         "pairs an epoch": str(found.samples),
-        "resolutions": sizes,
+        "resolutions": found.sizes,
     }
     about = (
         "Read as training reads them. Overlap: share of pixels whose depth, carried into the other "

@@ -17,7 +17,7 @@ import numpy as np
 
 from dust3r.datasets.base import BaseStereoViewDataset, RawView
 from dust3r.datasets.cropping import Size
-from dust3r.datasets.held_out import SHARE, held_out_scenes
+from dust3r.datasets.held_out import first_held_out, held_out_scenes
 from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.image import ImgNorm
@@ -136,7 +136,7 @@ def _held_out_images(scenes: np.ndarray, sceneids: np.ndarray) -> np.ndarray:
     """Mask (N,) of the images that are not to be trained on."""
     num_images = len(sceneids)
     if len(scenes) == 1:
-        return np.arange(num_images) >= num_images - np.ceil(SHARE * num_images)
+        return np.arange(num_images) >= first_held_out(num_images)
     return held_out_scenes(scenes.tolist())[sceneids]
 
 

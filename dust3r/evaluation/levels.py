@@ -55,7 +55,7 @@ def levels_of(said: PointDistribution, truth: Tensor, mask: Tensor) -> np.ndarra
 def student_levels(freedom: Tensor, distance: Tensor) -> np.ndarray:
     """P(|t| < distance) (n,) of Student's t with these degrees of freedom, both (n,) float64.
 
-    The distribution function costs more than all else that is measured of a pixel, and a histogram
+    The distribution function would cost more than any other measure of a pixel, and a histogram
     does not need its digits: a table gives it within 1e-5, and the function itself those values
     that are as near as that to a multiple of 1 / ``LEVELS``.
     """

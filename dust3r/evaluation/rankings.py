@@ -266,7 +266,7 @@ def _sums_until(errors: np.ndarray, twice: np.ndarray, groups: np.ndarray) -> np
 
 @cache
 def _harmonic_numbers() -> np.ndarray:
-    """(``_TABLED``,) from the one of 0 on: those of images, which are all as long."""
+    """(``_TABLED``,) from the one of 0 on; ranks within an image need no more."""
     return np.concatenate([[0.0], np.cumsum(1 / np.arange(1.0, _TABLED))])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +28,7 @@ from dust3r.splat.train import Settings
 from dust3r.splat.views import hold_out
 from dust3r.training.checkpoint import CheckpointError
 from dust3r.utils.arguments import count
+from dust3r.utils.command import exit_status
 from dust3r.utils.device import chosen_device
 
 log = logging.getLogger(__name__)
@@ -39,17 +39,12 @@ USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, CheckpointError)
 def main(given: list[str] | None = None) -> int:
     """Train, render, report; the exit status."""
     args = make_parser().parse_args(given)
-    level = logging.WARNING if args.silent else logging.INFO
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
-    try:
+
+    def told(args: argparse.Namespace) -> list[object]:
         written = run(args)
-    except USER_ERRORS as error:
-        log.error("%s", error)
-        log.debug("raised here", exc_info=True)
-        return 2
-    sys.stdout.write(f"{written[0].read_text(encoding='utf-8')}\n")
-    sys.stdout.write("".join(f"{path}\n" for path in written))
-    return 0
+        return [written[0].read_text(encoding="utf-8"), *written]
+
+    return exit_status(told, args, USER_ERRORS)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -53,6 +53,16 @@ def load_file(path: str | Path, map_location: str | torch.device = "cpu") -> dic
         FileNotFoundError: no such file; names those in the folder.
         CheckpointError: the file is damaged, foreign, would run code, or holds no state dict.
     """
+    return _with_model(read_file(path, map_location), Path(path))
+
+
+def read_file(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+    """What a file holds, read as ``load_file`` does it, whatever that is.
+
+    Raises:
+        FileNotFoundError: no such file; names those in the folder.
+        CheckpointError: the file is damaged, foreign, or would run code.
+    """
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{check.missing_message(path)}; give one of its files")
@@ -63,13 +73,12 @@ def load_file(path: str | Path, map_location: str | torch.device = "cpu") -> dic
             return _load_safetensors(path, map_location)
         # Given a path, torch.load would go by its suffix.
         with path.open("rb") as file, torch.serialization.safe_globals([Namespace]):
-            content = torch.load(file, map_location=map_location, weights_only=True)
+            return torch.load(file, map_location=map_location, weights_only=True)
     except PermissionError:
         raise
     except Exception as error:
         # Bytes that are not a checkpoint can make the readers raise nearly anything.
         raise CheckpointError(check.failure_message(path, error)) from error
-    return _with_model(content, path)
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:

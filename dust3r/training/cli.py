@@ -7,7 +7,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,29 @@ USER_ERRORS = (SpecError, ValueError, FileNotFoundError, checkpoint.CheckpointEr
 def main(arguments: list[str] | None = None) -> int:
     """Train as the arguments say; the exit status."""
     args = make_parser().parse_args(arguments)
+
+    def prepare(world: World) -> tuple[Run, Callable[[], None]]:
+        test_criterion = build_criterion(args.test_criterion or args.train_criterion)
+        run, tests = set_up(args, world)
+        return run, partial(train, run, tests, test_criterion, args)
+
+    return execute(prepare, args.hang_timeout)
+
+
+def execute(prepare: Callable[[World], tuple[Run, Callable[[], None]]], hang_timeout: float) -> int:
+    """Join the other processes, prepare a run, train it and leave; the exit status.
+
+    Args:
+        prepare: gives the run and what trains it; errors of the user are told, and end this.
+        hang_timeout: see ``World.join``.
+    """
     # Gradients of evidential heads reach below 1e-38, where a CPU computes several times slower.
     # Before any other call: threads take this over from the one that starts them.
     torch.set_flush_denormal(True)
-    world = World.join(best_device(local_rank()), args.hang_timeout)
+    world = World.join(best_device(local_rank()), hang_timeout)
     set_up_messages(world)
     try:
-        test_criterion = build_criterion(args.test_criterion or args.train_criterion)
-        run, tests = set_up(args, world)
+        run, train_it = prepare(world)
     except USER_ERRORS as error:
         # What a user wrote is mended by the message, not by the stack.
         log.error("%s", error)
@@ -69,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         world.leave()
         return 2
     try:
-        train(run, tests, test_criterion, args)
+        train_it()
     except (TrainingStopped, SampleError, MissingInput) as error:
         log.error("%s", error)
         return 1

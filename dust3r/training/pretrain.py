@@ -7,24 +7,20 @@ accumulation, precision, processes, checkpoints, resuming.
 import argparse
 import inspect
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from croco.croco import CroCoNet
 from croco.masking import RandomMask
-from dust3r.criterion import MissingInput
-from dust3r.datasets import SampleError
 from dust3r.datasets.loader import StereoLoader
 from dust3r.training import cli
 from dust3r.training.arguments import make_parser as make_train_parser
 from dust3r.training.distributed import World, unwrap
-from dust3r.training.engine import Run, TrainingStopped
-from dust3r.training.logging import set_up_messages
+from dust3r.training.engine import Run
 from dust3r.training.pretrain_completion import CompletionRecorder, MaskedMSE, take_views
 from dust3r.utils.arguments import count
-from dust3r.utils.device import best_device
 from dust3r.utils.spec import Registry, build
 
 log = logging.getLogger(__name__)
@@ -59,31 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Pre-train as the arguments say; the exit status."""
     args = make_parser().parse_args(arguments)
     args.train_criterion = args.test_criterion = repr(MaskedMSE(bool(args.norm_pix_loss)))
-    # Before any other call: threads take this over from the one that starts them.
-    torch.set_flush_denormal(True)
-    world = World.join(best_device(cli.local_rank()), args.hang_timeout)
-    set_up_messages(world)
-    try:
+
+    def prepare(world: World) -> tuple[Run, Callable[[], None]]:
         kwargs = croco_kwargs(args.model, args.mask_ratio)
         run, tests = set_up(args, world)
-    except cli.USER_ERRORS as error:
-        # What a user wrote is mended by the message, not by the stack.
-        log.error("%s", error)
-        log.debug("raised here", exc_info=True)
-        world.leave()
-        return 2
-    try:
         # The schedule is laid out for --epochs, and left at --max_epoch.
         until = argparse.Namespace(**vars(args) | {"epochs": min(args.epochs, args.max_epoch)})
         extra = {"croco_kwargs": kwargs, "args": args}
-        cli.train(run, tests, run.stage.criterion, until, extra)
-    except (TrainingStopped, SampleError, MissingInput) as error:
-        log.error("%s", error)
-        return 1
-    finally:
-        run.recorder.close()
-        world.leave()
-    return 0
+        return run, partial(cli.train, run, tests, run.stage.criterion, until, extra)
+
+    return cli.execute(prepare, args.hang_timeout)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -143,16 +124,12 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
     Raises:
         USER_ERRORS: an argument, a file or a data set is not what it has to be.
     """
-    # Its layers are compiled below: set_up asks the pairwise models' own method to.
-    run, tests = cli.set_up(argparse.Namespace(**vars(args) | {"compile": False}), world)
+    run, tests = cli.set_up(args, world)
     net = unwrap(run.model)
     if args.mask_ratio is not None:
         net.mask_generator = RandomMask(args.mask_ratio)
     for loader in (run.loader, *tests.values()):
         check_sizes(net, loader)
-    if args.compile:
-        for block in (*net.enc_blocks, *net.dec_blocks):
-            block.compile()
     take_views(net)
     run.recorder = CompletionRecorder(
         run.recorder, net, bool(args.norm_pix_loss), Path(args.output_dir)

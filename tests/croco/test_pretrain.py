@@ -33,14 +33,7 @@ WIDTHS = {
 SETTINGS = {"img_size": 64, "pos_embed": "RoPE100", **WIDTHS}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in another order differ in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -36,14 +36,7 @@ def model(head=DESCRIPTORS):
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
+pytestmark = pytest.mark.usefixtures("offline", "one_thread")
 
 
 def arguments(tree, out, *extra, resolution=32, n_corres="n_corres=64, nneg=0.5"):

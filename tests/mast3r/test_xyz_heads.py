@@ -43,16 +43,6 @@ def views():
     return [{"img": image} for image in images]
 
 
-@pytest.fixture
-def one_thread(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
-
-
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("gate", GATES)
 def test_every_head_predicts_its_family_around_its_points(views, kind, gate):
@@ -232,7 +222,7 @@ def test_a_criterion_that_says_nothing_of_scale_is_told():
         StageRun("xyz", model(), torch.nn.Identity(), LossWeights())
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("offline", "one_thread")
 @pytest.mark.parametrize(
     ("kind", "mode", "term"),
     [("niw", "xyz", "loss_uq_xyz"), ("evi", "xyz", "loss_uq_xyz")]

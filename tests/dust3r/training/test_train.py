@@ -32,19 +32,7 @@ def spec(head_type="dpt_uq", widths=WIDTHS):
     )
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the processes that the tests start: sums in another order differ in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    torch.set_flush_denormal(False)
+pytestmark = pytest.mark.usefixtures("offline", "one_thread")
 
 
 @pytest.fixture
