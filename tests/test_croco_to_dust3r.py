@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from raw import co3d
 
 import demo
 from croco import pretrain
+from datasets_preprocess.preprocess_co3d import main as preprocess_co3d
 from dust3r.training import checkpoint
 from dust3r.training.cli import main as train
 
@@ -35,20 +37,17 @@ def quick(monkeypatch):
     monkeypatch.setattr("dust3r.training.logging.Recorder.panels", lambda *_: None)
 
 
-def mixture(roots, resolution, split="train", extra=""):
-    return " + ".join(
-        f"2 @ ScanNetpp(split={split!r}, ROOT='{root}', resolution={resolution}{extra})"
-        for root in roots
-    )
+def pairs(root, resolution, split="train", extra=""):
+    return f"4 @ Co3d(split={split!r}, ROOT='{root}', resolution={resolution}{extra})"
 
 
-def stage(roots, resolution, start, out, head="linear", model=""):
+def stage(root, resolution, start, out, head="linear", model=""):
     """The stage as people type it, short; its weights after it."""
+    augmented = ", aug_crop=16, mask_bg='rand', transform=ColorJitter"
     status = train(
         [
-            "--train_dataset",
-            mixture(roots, resolution, extra=", aug_crop=16, transform=ColorJitter"),
-            "--test_dataset", mixture(roots[:1], resolution, "test", ", seed=777"),
+            "--train_dataset", pairs(root, resolution, extra=augmented),
+            "--test_dataset", pairs(root, resolution, "test", ", seed=777"),
             "--model",
             f"AsymmetricCroCo3DStereo(pos_embed='RoPE100', {model}, head_type='{head}', "
             "output_mode='pts3d', depth_mode=('exp', -inf, inf), conf_mode=('exp', 1, inf), "
@@ -67,14 +66,16 @@ def stage(roots, resolution, start, out, head="linear", model=""):
     return checkpoint.load_file(out / "checkpoint-best.pth")["model"]
 
 
-def test_from_croco_to_a_reconstruction(write_tree, tmp_path, caplog):
+def test_from_croco_to_a_reconstruction(tmp_path, caplog):
     caplog.set_level("INFO")
-    wide = write_tree(size=(96, 72)).rename(tmp_path / "wide")
-    tall = write_tree(size=(72, 96)).rename(tmp_path / "tall")
-    roots = (wide, tall)
+    sequences = {"100_1_1": co3d.WIDE, "101_1_1": co3d.TALL, "102_1_1": co3d.WIDE}
+    raw = co3d.write_co3d(tmp_path / "raw", sequences)
+    root = tmp_path / "co3d"
+    given = ["--co3d_dir", str(raw), "--output_dir", str(root), "--single_sequence_subset"]
+    assert preprocess_co3d(given) == 0
     assert pretrain.main(
         [
-            "--dataset", mixture(roots, 64),
+            "--dataset", pairs(root, 64),
             "--model", f"CroCoNet(img_size=64, pos_embed='RoPE100', {WIDTHS})",
             "--epochs", "1", "--batch_size", "2", "--num_workers", "0",
             "--output_dir", str(tmp_path / "croco"),
@@ -82,7 +83,7 @@ def test_from_croco_to_a_reconstruction(write_tree, tmp_path, caplog):
     ) == 0  # fmt: skip
     croco_file = tmp_path / "croco/checkpoint-final.pth"
 
-    trained = stage(roots, 48, croco_file, tmp_path / "1", model="img_size=(16, 16)")
+    trained = stage(root, 48, croco_file, tmp_path / "1", model="img_size=(16, 16)")
     assert all(line in caplog.text for line in REPORTED["linear from CroCo"])
     # Two updates at a rate of 1e-4 move no weight far from where it was loaded.
     croco = checkpoint.load_file(croco_file)["model"]
@@ -94,10 +95,10 @@ def test_from_croco_to_a_reconstruction(write_tree, tmp_path, caplog):
 
     mixed = "patch_embed_cls='ManyAR_PatchEmbed', img_size=(64, 64)"
     first = tmp_path / "1/checkpoint-best.pth"
-    stage(roots, SIZES, first, tmp_path / "2", model=mixed)
+    stage(root, SIZES, first, tmp_path / "2", model=mixed)
     caplog.clear()
     second = tmp_path / "2/checkpoint-best.pth"
-    stage(roots, SIZES, second, tmp_path / "3", model=mixed, head="dpt")
+    stage(root, SIZES, second, tmp_path / "3", model=mixed, head="dpt")
     assert all(line in caplog.text for line in REPORTED["DPT from linear"])
 
     for weights in (first, tmp_path / "3/checkpoint-best.pth"):
@@ -113,14 +114,15 @@ def test_a_head_that_does_not_fit_is_no_reason_to_stop_but_another_width_is(
     write_tree, tmp_path, caplog
 ):
     root = write_tree()
+    data = f"2 @ ScanNetpp(split='train', ROOT='{root}', resolution={{}})"
     croco = "CroCoNet(img_size=64, pos_embed='RoPE100', enc_embed_dim=48, enc_depth=1, "
     croco += "enc_num_heads=2, dec_embed_dim=24, dec_depth=4, dec_num_heads=2)"
     settings = ["--epochs", "1", "--batch_size", "2", "--num_workers", "0"]
     out = ["--output_dir", str(tmp_path / "croco")]
-    assert pretrain.main(["--dataset", mixture([root], 64), "--model", croco, *settings, *out]) == 0
+    assert pretrain.main(["--dataset", data.format(64), "--model", croco, *settings, *out]) == 0
     status = train(
         [
-            "--train_dataset", mixture([root], 48), *settings,
+            "--train_dataset", data.format(48), *settings,
             "--model", f"AsymmetricCroCo3DStereo(img_size=(16, 16), {WIDTHS})",
             "--pretrained", str(tmp_path / "croco/checkpoint-last.pth"),
             "--output_dir", str(tmp_path / "out"),

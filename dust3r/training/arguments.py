@@ -1,11 +1,37 @@
 """The arguments of ``train.py``; names and defaults are those that people know."""
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from dust3r.utils.arguments import count
 
 # A line of usage for each group; details stand in docs/training.md.
 EPILOG = "Specification strings are explained in README.md, stages and losses in docs/training.md."
+
+# Those that say what train.py learns from predictions, and mean nothing to other commands.
+OF_LOSSES = (
+    "train_criterion",
+    "test_criterion",
+    "uq_mode",
+    "phase",
+    "lambda_uq",
+    "lambda_evi",
+    "lambda_evi_feat",
+    "lambda_mean_gt",
+    "lambda_mean_distill",
+    "lambda_var_distill",
+    "var_distill",
+    "lambda_uq_xyz",
+    "lambda_evi_xyz",
+    "lambda_hetero_xyz",
+    "uq_align",
+    "lambda_gate_tv",
+    "gate_tv_warmup_steps",
+    "uq_lr_scale",
+    "freeze_geom_for_uq",
+    "train_geom_for_uq",
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -21,6 +47,48 @@ def make_parser() -> argparse.ArgumentParser:
     _running(parser.add_argument_group("running, checkpoints and logs"))
     _large_runs(parser.add_argument_group("large runs (docs/large_runs.md)"))
     return parser
+
+
+def make_sibling_parser(refused: Mapping[str, str], **kwargs: Any) -> argparse.ArgumentParser:
+    """The arguments of another command that trains in the same loop: those of ``train.py``.
+
+    Args:
+        refused: name -> how to mend it, of those that mean nothing there: they are errors, left
+            out of the help, and keep the default that the loop reads.
+        kwargs: of ``argparse.ArgumentParser``.
+    """
+    train = make_parser()
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        parents=[train],
+        conflict_handler="resolve",
+        **kwargs,
+    )
+    for name, mend in refused.items():
+        parser.add_argument(
+            f"--{name}",
+            action=_Refused,
+            nargs="*",
+            default=train.get_default(name),
+            help=argparse.SUPPRESS,
+            mend=mend,
+        )
+    return parser
+
+
+class _Refused(argparse.Action):
+    def __init__(self, *args: Any, mend: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._mend = mend
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"{option_string} is an argument of train.py, not of this command{self._mend}")
 
 
 def _what(group: argparse._ArgumentGroup) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dust3r.criterion import Criterion
 from dust3r.datasets.loader import StereoLoader
+from dust3r.training.batches import Batches, Inputs, PairBatches
 from dust3r.training.distributed import World, without_sync
 from dust3r.training.fsdp import is_sharded, whole
 from dust3r.training.logging import Meters, Recorder, SampleLog, progress_bar, to_floats
@@ -21,7 +22,6 @@ from dust3r.training.schedule import Schedule
 from dust3r.training.share import Share
 from dust3r.training.stages import StageRun
 from dust3r.utils.device import view_to_device
-from dust3r.utils.view import check_view, symmetrise
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class Run:
     settings: Settings
     progress: Progress
     stop: StopRequest
+    batches: Batches = field(default_factory=PairBatches)
 
 
 def train_one_epoch(run: Run, save_step: Callable[[], None]) -> bool:
@@ -140,16 +141,17 @@ def train_one_epoch(run: Run, save_step: Callable[[], None]) -> bool:
         run.loader, len(run.loader), progress.batch, f"epoch {progress.epoch}", run.world
     )
     losses, files, skipped_in_row, started = [], [], 0, time.perf_counter()
-    for views in bar:
+    for batch in bar:
         progress.advance(run.share)
         updates = ends_update(run)
         with without_sync(run.model, active=not updates):
-            views, predictions, loss, details = forward(run, symmetrise(*views))
+            inputs = run.batches.training_inputs(batch)
+            inputs, predictions, loss, details = forward(run, inputs)
             run.scaler.scale(loss / run.share.batches_per_update).backward()
         losses.append(loss.detach())
-        files += zip(views[0]["instance"][::2], views[1]["instance"][::2], strict=True)
+        files += run.batches.files(inputs)
         if progress.batch == 1:
-            run.recorder.panels(views, predictions, progress.step, "train")
+            run.recorder.panels(inputs, predictions, progress.step, "train")
         if not updates:
             continue
 
@@ -214,33 +216,30 @@ def evaluate(run: Run, loader: StereoLoader, criterion: Criterion, name: str) ->
     run.model.eval()
     loader.set_epoch(0)
     meters = Meters()
-    for number, views in enumerate(progress_bar(loader, len(loader), 0, name, run.world)):
-        views, predictions, loss, details = forward(run, views, criterion)
-        meters.update(to_floats({"loss": loss, **details}), weight=len(views[0]["img"]))
+    for number, batch in enumerate(progress_bar(loader, len(loader), 0, name, run.world)):
+        inputs = run.batches.inputs(batch)
+        inputs, predictions, loss, details = forward(run, inputs, criterion)
+        meters.update(to_floats({"loss": loss, **details}), weight=len(inputs[0]["img"]))
         if number == 0:
-            run.recorder.panels(views, predictions, run.progress.step, name)
+            run.recorder.panels(inputs, predictions, run.progress.step, name)
         if run.world.any(run.stop.received)[0]:
             return {}
     return meters.means(run.world)
 
 
 def forward(
-    run: Run,
-    views: tuple[dict[str, Any], dict[str, Any]],
-    criterion: Criterion | None = None,
-) -> tuple[tuple, tuple, Tensor, dict[str, Tensor]]:
-    """Views on the device, predictions, loss and its terms of a batch."""
-    for view in views:
-        check_view(view)
+    run: Run, inputs: Inputs, criterion: Criterion | None = None
+) -> tuple[Inputs, tuple, Tensor, dict[str, Tensor]]:
+    """Inputs on the device, predictions, loss and its terms of a batch."""
     device = run.world.device
-    views = tuple(view_to_device(view, device) for view in views)
+    inputs = tuple(view_to_device(view, device) for view in inputs)
     autocast = run.settings.autocast
     # The cache would keep what it cast of every gathered weight until the end of the pass.
     cached = not is_sharded(run.model)
     with torch.autocast(device.type, autocast, autocast is not None, cached):
-        predictions = run.model(*views)
-    loss, details = run.stage.loss(views, predictions, criterion)
-    return views, predictions, loss, details
+        predictions = run.model(*inputs)
+    loss, details = run.stage.loss(inputs, predictions, criterion)
+    return inputs, predictions, loss, details
 
 
 def update(run: Run, losses: list[Tensor], rate: float) -> tuple[bool, bool]:
@@ -264,9 +263,9 @@ def update(run: Run, losses: list[Tensor], rate: float) -> tuple[bool, bool]:
     return not bad, stop
 
 
-def report_not_finite(losses: list[Tensor], files: list[tuple[str, str]], world: World) -> None:
+def report_not_finite(losses: list[Tensor], files: list[tuple[str, ...]], world: World) -> None:
     values = ", ".join(f"{loss.item():g}" for loss in losses)
-    names = "\n".join(f"  {first} with {second}" for first, second in files)
+    names = "\n".join(f"  {' with '.join(of_sample)}" for of_sample in files)
     log.warning(
         "rank %d: update skipped, the loss (%s) or its gradient is not finite here or on another "
         "process; the batch was\n%s",

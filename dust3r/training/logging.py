@@ -133,7 +133,7 @@ class SampleLog:
             output_dir.mkdir(parents=True, exist_ok=True)
             world.barrier()
 
-    def add(self, epoch: int, step: int, pairs: Iterable[tuple[str, str]], used: bool) -> None:
+    def add(self, epoch: int, step: int, pairs: Iterable[tuple[str, ...]], used: bool) -> None:
         """Pairs of this process in the update that ended with ``step``; whether it was taken."""
         if self._file is None:
             return

@@ -16,7 +16,7 @@ from croco.croco import CroCoNet
 from croco.masking import RandomMask
 from dust3r.datasets.loader import StereoLoader
 from dust3r.training import cli
-from dust3r.training.arguments import make_parser as make_train_parser
+from dust3r.training.arguments import OF_LOSSES, make_sibling_parser
 from dust3r.training.distributed import World, unwrap
 from dust3r.training.engine import Run
 from dust3r.training.pretrain_completion import CompletionRecorder, MaskedMSE, take_views
@@ -24,32 +24,6 @@ from dust3r.utils.arguments import count
 from dust3r.utils.spec import Registry, build
 
 log = logging.getLogger(__name__)
-
-# Of train.py's arguments, those that say what it trains on, and mean nothing here.
-_OF_TRAIN = (
-    "train_dataset",
-    "train_criterion",
-    "test_criterion",
-    "uq_mode",
-    "phase",
-    "lambda_uq",
-    "lambda_evi",
-    "lambda_evi_feat",
-    "lambda_mean_gt",
-    "lambda_mean_distill",
-    "lambda_var_distill",
-    "var_distill",
-    "lambda_uq_xyz",
-    "lambda_evi_xyz",
-    "lambda_hetero_xyz",
-    "uq_align",
-    "lambda_gate_tv",
-    "gate_tv_warmup_steps",
-    "uq_lr_scale",
-    "freeze_geom_for_uq",
-    "train_geom_for_uq",
-)
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Pre-train as the arguments say; the exit status."""
@@ -69,23 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The arguments of ``train.py`` for optimisation and running, and those of pre-training."""
-    train = make_train_parser()
-    parser = argparse.ArgumentParser(
+    parser = make_sibling_parser(
+        refused={name: "" for name in OF_LOSSES} | {"train_dataset": ": give --dataset"},
         prog="python -m croco.pretrain",
         description="Cross-view completion: a CroCo network from pairs of images.",
         epilog="Specification strings are explained in README.md, the rest in docs/pretraining.md.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        parents=[train],
-        conflict_handler="resolve",
     )
-    for name in _OF_TRAIN:
-        parser.add_argument(
-            f"--{name}",
-            action=_Refused,
-            nargs="*",
-            default=train.get_default(name),
-            help=argparse.SUPPRESS,
-        )
     group = parser.add_argument_group("pre-training")
     group.add_argument(
         "--dataset",
@@ -187,15 +150,3 @@ def check_sizes(net: CroCoNet, loader: StereoLoader) -> None:
                 f"patches of a {width}x{height} image, so that there is nothing to complete: use "
                 "larger images, or a larger --mask_ratio (0.9 is the published one)"
             )
-
-
-class _Refused(argparse.Action):
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        mend = ": give --dataset" if self.dest == "train_dataset" else ""
-        parser.error(f"{option_string} is an argument of train.py, not of pre-training{mend}")

@@ -140,18 +140,22 @@ def test_killed_at_random_moments_always_resumes(tree, tmp_path):
     chance = random.Random(0)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(arguments(tree, whole, *GEOM)) == 0
+    last = killed / "checkpoint-last.pth"
+    patience = 1.5
     for _ in range(10):
         process = run_process(arguments(tree, killed, *GEOM, "--save_steps", "1"))
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             # Start-up takes seconds and writes nothing: kill once files are being written.
             if (killed / "tensorboard").is_dir():
-                time.sleep(chance.uniform(0, 1.5))
+                time.sleep(chance.uniform(0, patience))
                 break
             time.sleep(0.05)
         process.kill()
         process.communicate()
-    assert checkpoint.load_file(killed / "checkpoint-last.pth")["step"] > 0
+        # On a machine that is busy with other things a step may take that long.
+        patience = patience if last.is_file() else 2 * patience
+    assert checkpoint.load_file(last)["step"] > 0
     process = run_process(arguments(tree, killed, *GEOM))
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 0, errors
