@@ -22,6 +22,8 @@ PARTS = {
     "state_dict_tri": "triangulation",
     "state_dict_depth": "densification",
 }
+# Of models that state evidence; the published file has none.
+EVIDENCE = "state_dict_evidence"
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Deltas:
@@ -83,12 +85,13 @@ def load_file(path: str | Path) -> dict[str, Any]:
     missing = [name for name in PARTS if not _is_weights(content.get(name))]
     if missing:
         raise CheckpointError(_names_message(path, content, missing))
+    parts = PARTS | ({EVIDENCE: "evidence"} if _is_weights(content.get(EVIDENCE)) else {})
     weights = {
         f"{part}.{key}": tensor
-        for name, part in PARTS.items()
+        for name, part in parts.items()
         for key, tensor in _without_module(content[name]).items()
     }
-    rest = {key: value for key, value in content.items() if key not in PARTS}
+    rest = {key: value for key, value in content.items() if key not in parts}
     return {"args": None, **rest, "model": weights}
 
 
@@ -107,7 +110,8 @@ def save(path: str | Path, model: Deltas, spec: str | None = None, **extra: Any)
     """
     if model.folded:
         raise ValueError("batch norms are folded, the published names lost: save the model before")
-    state = {name: getattr(model, part).state_dict() for name, part in PARTS.items()}
+    parts = PARTS | ({EVIDENCE: "evidence"} if model.evidence is not None else {})
+    state = {name: getattr(model, part).state_dict() for name, part in parts.items()}
     args = {"args": Namespace(model=spec)} if spec else {}
     checkpoint.save(path, {**extra, **args, **state})
 

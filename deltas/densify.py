@@ -20,12 +20,14 @@ class Densification(ResNetMaps):
     Args:
         width, depths: of the image's encoder (``InterestPoints``); this one has a quarter of the
             width.
+        first_depth: that untrained weights give everywhere, as noise of the size of a first guess
+            would have to be unlearnt.
 
     Raises:
         ValueError: ``width`` is no multiple of 4.
     """
 
-    def __init__(self, width: int = 64, depths: Sequence[int] = DEPTHS):
+    def __init__(self, width: int = 64, depths: Sequence[int] = DEPTHS, first_depth: float = 0.0):
         if width % 4:
             raise ValueError(f"width={width} must be a multiple of 4: points are encoded in a 4th")
         super().__init__(1, width // 4, depths)
@@ -42,6 +44,9 @@ class Densification(ResNetMaps):
         self.conv_scale4 = nn.Conv2d(2 * width, 1, 1)
         self.conv_scale2 = nn.Conv2d(width, 1, 1)
         initialise(self)
+        for head in self._heads():
+            nn.init.normal_(head.weight, std=1e-3)
+            nn.init.constant_(head.bias, first_depth)
 
     def forward(self, sparse: Tensor, image_maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Depth at full size, a half, a quarter and an eighth: (B, 1, H, W) to (B, 1, H/8, W/8).
@@ -68,8 +73,10 @@ class Densification(ResNetMaps):
 
     def depths(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Depth from the features of each scale of ``decode``."""
-        heads = (self.conv_final, self.conv_scale2, self.conv_scale4, self.conv_scale8)
-        return tuple(head(x) for head, x in zip(heads, features, strict=True))
+        return tuple(head(x) for head, x in zip(self._heads(), features, strict=True))
+
+    def _heads(self) -> tuple[nn.Conv2d, ...]:
+        return self.conv_final, self.conv_scale2, self.conv_scale4, self.conv_scale8
 
 
 def sparse_depth(points: Tensor, z: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,5 +1,6 @@
 """DELTAS from posed frames to dense depth (Sinha et al., ECCV 2020)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltas.densify import Densification, sparse_depth
+from deltas.evidence import EvidentialDepth, depth_variance
 from deltas.folding import fold_batch_norms
 from deltas.interest import InterestPoints, point_scores, select_points
 from deltas.resnet import DEPTHS
 from deltas.triangulation import Matches, Triangulation
+from dust3r.uncertainty.evidential import NormalInverseGamma
 from dust3r.utils.geometry import inv
 from dust3r.utils.spec import MODELS
 
@@ -35,6 +38,7 @@ class DeltasPrediction:
         points3d: (B, N, 3) triangulated, in the anchor's camera.
         valid: (B, N) bool: searched for in at least one view, and z within the depth range.
         depth: (B, 1, H, W), then at 1/2, 1/4 and 1/8 of the size, rounded up.
+        evidence: about the depth at full size, maps (B, 1, H, W); None of a model without it.
     """
 
     points: Tensor
@@ -45,6 +49,7 @@ class DeltasPrediction:
     points3d: Tensor
     valid: Tensor
     depth: tuple[Tensor, Tensor, Tensor, Tensor]
+    evidence: NormalInverseGamma | None = None
 
     @property
     def confidence(self) -> Tensor:
@@ -68,6 +73,8 @@ class Deltas(nn.Module):
         mindepth, maxdepth: range of z, in the poses' unit, in which points are searched for.
         width, depths: of the image's encoder; the published ones are a ResNet-50's. All other
             widths follow it.
+        evidential: state evidence about the depth, see ``EvidentialDepth``; published weights have
+            none.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Deltas(nn.Module):
         maxdepth: float = 10.0,
         width: int = 64,
         depths: Sequence[int] = DEPTHS,
+        evidential: bool = False,
     ):
         super().__init__()
         if num_kps < 1 or not 0 <= frac_superpoint <= 1:
@@ -95,7 +103,9 @@ class Deltas(nn.Module):
         self.depth_range = mindepth, maxdepth
         self.interest = InterestPoints(width, depths)
         self.triangulation = Triangulation()
-        self.densification = Densification(width, depths)
+        # Halfway between nearest and farthest, as ratios go.
+        self.densification = Densification(width, depths, math.sqrt(mindepth * maxdepth))
+        self.evidence = EvidentialDepth(width // 2) if evidential else None
         self.folded = False
 
     def forward(
@@ -136,14 +146,25 @@ class Deltas(nn.Module):
         else:
             points, best = points.to(scores), _scores_at(scores, points)
         descriptors = self.interest.describe(maps).unflatten(0, (batch, frames))
-        to_view = _anchor_to_views(poses).to(scores.dtype)
+        to_view = anchor_to_views(poses).to(scores.dtype)
         matches, points3d = self.triangulation(
             points, descriptors, to_view, intrinsics, (height, width), self.depth_range
         )
         z = points3d[..., 2]
         valid = matches.segments.seen.any(1) & (z > self.depth_range[0]) & (z < self.depth_range[1])
         sparse = sparse_depth(points, z, valid, (height, width))
-        depth = self.densification(_padded(sparse, "constant"), anchor_maps)
+        features = self.densification.decode(_padded(sparse, "constant"), anchor_maps)
+        depth = self.densification.depths(features)
+        depth = tuple(
+            _cropped(x, (height, width), scale)
+            for x, scale in zip(depth, (1, 2, 4, 8), strict=True)
+        )
+        evidence = None
+        if self.evidence is not None:
+            variance = depth_variance(points, matches, points3d, to_view, intrinsics)
+            evidence = self.evidence(
+                _cropped(features[0], (height, width), 1), depth[0], points, z, variance, valid
+            )
         return DeltasPrediction(
             points=points,
             scores=best,
@@ -152,10 +173,8 @@ class Deltas(nn.Module):
             matches=matches,
             points3d=points3d,
             valid=valid,
-            depth=tuple(
-                _cropped(x, (height, width), scale)
-                for x, scale in zip(depth, (1, 2, 4, 8), strict=True)
-            ),
+            depth=depth,
+            evidence=evidence,
         )
 
     def fold_batch_norms(self) -> int:
@@ -179,6 +198,13 @@ class Deltas(nn.Module):
                 "fit any more: load them before fold_batch_norms(), or into a new model"
             )
         return super().load_state_dict(state_dict, **kwargs)
+
+
+def anchor_to_views(poses: Tensor) -> Tensor:
+    """Transforms (B, F - 1, 4, 4) from camera-to-world poses (B, F, 4, 4)."""
+    # In double precision, which autocast leaves alone: the world's origin may be far away.
+    poses = poses.double()
+    return inv(poses[:, 1:]) @ poses[:, :1]
 
 
 def _checked(images: Tensor, poses: Tensor, intrinsics: Tensor) -> Tensor:
@@ -218,13 +244,6 @@ def _padded(x: Tensor, mode: str = "replicate") -> Tensor:
 def _cropped(x: Tensor, size: tuple[int, int], scale: int) -> Tensor:
     """The part of a map at 1/``scale`` that lies in images of ``size`` (H, W)."""
     return x[..., : -(-size[0] // scale), : -(-size[1] // scale)]
-
-
-def _anchor_to_views(poses: Tensor) -> Tensor:
-    """Transforms (B, F - 1, 4, 4) from camera-to-world poses (B, F, 4, 4)."""
-    # In double precision, which autocast leaves alone: the world's origin may be far away.
-    poses = poses.double()
-    return inv(poses[:, 1:]) @ poses[:, :1]
 
 
 def _scores_at(scores: Tensor, points: Tensor) -> Tensor:

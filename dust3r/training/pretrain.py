@@ -25,6 +25,7 @@ from dust3r.utils.spec import Registry, build
 
 log = logging.getLogger(__name__)
 
+
 def main(arguments: list[str] | None = None) -> int:
     """Pre-train as the arguments say; the exit status."""
     args = make_parser().parse_args(arguments)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from datasets_preprocess.rgbd.recording import RgbdFrame
-from deltas.recordings import Scene, resize_frame
+from deltas.data.recordings import Scene, resize_frame
 from dust3r.utils.reprojection import AS_GIVEN, CONVENTIONS, carried_pixels
 
 logger = logging.getLogger(__name__)

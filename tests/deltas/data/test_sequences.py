@@ -20,7 +20,7 @@ from datasets_preprocess.layout import (
     write_metadata,
 )
 from datasets_preprocess.layout import write_image as write_processed_image
-from deltas.sequences import Sequences
+from deltas.data.sequences import Sequences
 from dust3r.datasets import ColorJitter, SampleError, get_data_loader
 from dust3r.utils.reprojection import carried_pixels, overlap
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deltas.checks import check_scenes
-from deltas.recordings import Scene, find_scenes, resize_frame
+from deltas.data.checks import check_scenes
+from deltas.data.recordings import Scene, find_scenes, resize_frame
 from dust3r.datasets.bad_samples import SampleError, naming_sample
 from dust3r.datasets.base import SPLITS
 from dust3r.datasets.combine import Draw, StereoDataset

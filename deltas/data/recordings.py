@@ -3,7 +3,7 @@
 A folder is a processed data set (``dust3r.datasets.processed``), or else a raw recording, or holds
 recordings up to three folders below: ScanNet's exports and ``.sens`` files, SUN3D, TUM RGB-D and
 7-Scenes by the readers that preprocessing has (``datasets_preprocess.rgbd``, which is why this
-package imports it), and what ``deltas.timed`` reads. Nothing is written.
+package imports it), and what ``deltas.data.timed`` reads. Nothing is written.
 """
 
 import logging
@@ -22,7 +22,7 @@ from datasets_preprocess.rgbd.formats import FORMATS
 from datasets_preprocess.rgbd.frames import ColorCamera, align, find_color_camera, load_files
 from datasets_preprocess.rgbd.pixels import resample_depth
 from datasets_preprocess.rgbd.recording import Recording, RgbdFrame, pose_fault
-from deltas import timed
+from deltas.data import timed
 from dust3r.datasets.processed import METADATA, read_metadata
 from dust3r.utils.image import read_depth_png, read_rgb
 

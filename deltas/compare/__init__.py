@@ -1,0 +1,1 @@
+"""DELTAS beside other ways to depth from posed frames, on the same frames."""

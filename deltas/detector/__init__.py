@@ -1,0 +1,1 @@
+"""The teacher of interest points: a SuperPoint-style detector, and how it is trained."""

@@ -1,0 +1,1 @@
+"""How good DELTAS is on sequences of frames: measures, tables, pictures."""

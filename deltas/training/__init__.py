@@ -1,0 +1,1 @@
+"""What DELTAS learns from, and the command line that trains it."""
