@@ -83,7 +83,7 @@ def select_points(
     count: int,
     threshold: float = 0.0005,
     fraction: float = 0.5,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     radius: int = 9,
     border: int = 4,
 ) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,8 @@ def select_points(
         count: of points, N_p.
         threshold: scores below are no points.
         fraction: of ``count`` that may be points by score.
-        generator: of the random pixels; torch's default one if None.
+        generator: of the random pixels, one for all images or one for each; torch's default one
+            if None.
         radius: no two points are nearer to each other in x and y.
         border: pixels along the edges that are never points (random pixels may be there).
 
@@ -111,8 +112,7 @@ def select_points(
     best, places = inner.topk(min(int(fraction * count), inner.shape[1]), dim=1)
     detected = torch.stack([places % width, places // width], -1).to(scores.dtype)
 
-    source = scores.device if generator is None else generator.device
-    random = torch.rand(number, count, 2, generator=generator, device=source).to(scores.device)
+    random = _random(number, count, generator, scores.device)
     sides = random.new_tensor([width, height])
     pixels = (random * sides).floor().minimum(sides - 1).to(scores.dtype)
     best = F.pad(best, (0, count - best.shape[1]))
@@ -132,6 +132,21 @@ def suppress(scores: Tensor, radius: int) -> Tensor:
         rest = torch.where(shadow, 0, scores)
         peaks = peaks | ((rest == _window_max(rest, radius)) & ~shadow)
     return torch.where(peaks, scores, 0)
+
+
+def _random(
+    number: int,
+    count: int,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device,
+) -> Tensor:
+    """(N, count, 2) in [0, 1); a generator of each image makes it the same in every batch."""
+    if isinstance(generator, Sequence):
+        if len(generator) != number:
+            raise ValueError(f"{len(generator)} generators for {number} images: give each its own")
+        return torch.cat([_random(1, count, one, device) for one in generator])
+    source = device if generator is None else generator.device
+    return torch.rand(number, count, 2, generator=generator, device=source).to(device)
 
 
 def _window_max(x: Tensor, radius: int) -> Tensor:

@@ -113,7 +113,7 @@ class Deltas(nn.Module):
         images: Tensor,
         poses: Tensor,
         intrinsics: Tensor,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         points: Tensor | None = None,
     ) -> DeltasPrediction:
         """Depth of the first frame of each sequence.
@@ -122,7 +122,8 @@ class Deltas(nn.Module):
             images: (B, F, 3, H, W) in [-1, 1], F >= 2, the anchor first.
             poses: (B, F, 4, 4), camera-to-world.
             intrinsics: (B, 3, 3), or (B, F, 3, 3) where they differ from frame to frame.
-            generator: of the random points; torch's default one if None.
+            generator: of the random points, one for all sequences or one for each; torch's default
+                one if None.
             points: (B, N, 2) to use instead of the detector's.
 
         Raises:

@@ -14,6 +14,7 @@ import numpy as np
 from datasets_preprocess.rgbd.formats import SEVEN_SCENES_INTRINSICS
 from datasets_preprocess.rgbd.pixels import filled, read_color, read_depth_map, resample_depth
 from datasets_preprocess.rgbd.recording import RawFrame, Recording, RgbdFrame, intrinsics_matrix
+from dust3r.utils.geometry import resized_intrinsics
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,8 @@ def resized(
     height, width = rgb.shape[:2]
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     scale = np.array([size[0] / width, size[1] / height])
-    scaled = intrinsics.copy()
-    scaled[:2, :2] *= scale[:, None]
-    scaled[:2, 2] = (scaled[:2, 2] + 0.5) * scale - 0.5
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), scaled
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    return small, resized_intrinsics(intrinsics, scale)
 
 
 def find_color_camera(recording: Recording, unit: float) -> tuple[ColorCamera | None, str]:

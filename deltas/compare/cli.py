@@ -25,6 +25,7 @@ from deltas.compare.plane_sweep import PlaneSweep
 from deltas.compare.pointmap_depth import PointmapDepth
 from deltas.compare.report import write
 from deltas.data.sequences import Sequences
+from deltas.evaluation.measure import spread
 from deltas.model import Deltas
 from dust3r.model import AsymmetricCroCo3DStereo, load_model
 from dust3r.training.checkpoint import CheckpointError, load_file
@@ -98,7 +99,7 @@ class Settings:
 
     def indices(self, available: int) -> list[int]:
         """Up to ``num`` of that many samples, evenly."""
-        return np.linspace(0, available - 1, min(self.num, available)).round().astype(int).tolist()
+        return spread(available, self.num)
 
 
 METHODS: Mapping[str, Callable[[Settings], DepthMethod]] = {
@@ -173,9 +174,8 @@ def training_median(args: argparse.Namespace) -> float:
         height=args.height,
         depth_unit=args.depth_unit,
     )
-    places = np.linspace(0, len(dataset) - 1, min(_TRAINING_FRAMES, len(dataset)))
     found = []
-    for place in places.round().astype(int).tolist():
+    for place in spread(len(dataset), _TRAINING_FRAMES):
         sample = dataset[place]
         depth = sample["depthmap"][0, ::_TRAINING_STRIDE, ::_TRAINING_STRIDE]
         found.append(depth[(depth >= args.mindepth) & (depth <= args.maxdepth)])

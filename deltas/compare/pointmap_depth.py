@@ -20,6 +20,7 @@ from dust3r.cloud_opt.pinhole import pixel_grid
 from dust3r.cloud_opt.similarity import weighted_median
 from dust3r.inference import inference
 from dust3r.model import AsymmetricCroCo3DStereo
+from dust3r.utils.geometry import resized_intrinsics
 
 # Metres between cameras that set a scale; float32 poses of one camera differ by less.
 _SHORTEST_BASELINE = 1e-4
@@ -55,7 +56,8 @@ class PointmapDepth(DepthMethod):
             [(views[0], view) for view in views[1:]], self.model, batch_size=1, verbose=False
         )
         said, _ = read_output(*(output[key] for key in ("view1", "view2", "pred1", "pred2")))
-        intrinsics = [_resized_intrinsics(k, frames.size, size) for k in frames.intrinsics]
+        scale = np.array(size[::-1]) / frames.size[::-1]
+        intrinsics = resized_intrinsics(frames.intrinsics, scale)
         scales = torch.tensor(
             [
                 pair_scale(said, pair, intrinsics[1 + pair], to_view)
@@ -138,15 +140,3 @@ def _view(image: Tensor, number: int, size: tuple[int, int]) -> dict[str, Any]:
         "idx": number,
         "instance": str(number),
     }
-
-
-def _resized_intrinsics(
-    intrinsics: np.ndarray, before: tuple[int, int], after: tuple[int, int]
-) -> np.ndarray:
-    """Of the grid ``after`` (height, width), each axis by its own factor; the half pixel counts."""
-    scale = np.array(after[::-1]) / before[::-1]
-    resized = intrinsics.copy()
-    resized[:2, 2] += 0.5
-    resized[:2] *= scale[:, None]
-    resized[:2, 2] -= 0.5
-    return resized

@@ -24,6 +24,7 @@ from datasets_preprocess.rgbd.pixels import resample_depth
 from datasets_preprocess.rgbd.recording import Recording, RgbdFrame, pose_fault
 from deltas.data import timed
 from dust3r.datasets.processed import METADATA, read_metadata
+from dust3r.utils.geometry import resized_intrinsics
 from dust3r.utils.image import read_depth_png, read_rgb
 
 logger = logging.getLogger(__name__)
@@ -98,10 +99,7 @@ def resize_frame(frame: RgbdFrame, size: tuple[int, int]) -> RgbdFrame:
     if (width, height) == size:
         return frame
     scale = np.array(size) / (width, height)
-    intrinsics = np.asarray(frame.intrinsics, np.float64).copy()
-    intrinsics[:2, 2] += 0.5
-    intrinsics[:2] *= scale[:, None]
-    intrinsics[:2, 2] -= 0.5
+    intrinsics = resized_intrinsics(frame.intrinsics, scale)
     how = cv2.INTER_AREA if (scale < 1).all() else cv2.INTER_CUBIC
     places = ((np.arange(new) + 0.5) / by - 0.5 for new, by in zip(size, scale, strict=True))
     x, y = (grid.astype(np.float32) for grid in np.meshgrid(*places))

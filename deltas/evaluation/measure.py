@@ -15,15 +15,13 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from deltas.data.sequences import Sequences
 from deltas.epipolar import back_project
-from deltas.interest import point_scores, select_points
-from deltas.model import MULTIPLE, Deltas, DeltasPrediction
+from deltas.model import Deltas, DeltasPrediction
 from dust3r.datasets.bad_samples import SampleError
 from dust3r.evaluation.depth_cli import DepthMeasures
 from dust3r.evaluation.levels import LEVELS, levels_of
@@ -147,43 +145,13 @@ def predict(
     """Gap, batch on the model's device, and prediction, of batches of the same anchors.
 
     The points of an anchor depend on its image, its label and ``seed`` alone: not on the gap nor on
-    what else is in the batch. Their ``scores`` are 0 for random ones.
+    what else is in the batch.
     """
     device = next(model.parameters()).device
-    points = None
     for gap, batch in batches.items():
         batch = view_to_device(batch, device)
-        if points is None:
-            points, scores = interest_points(model, batch["img"][:, 0], batch["label"][0], seed)
-        prediction = model(
-            batch["img"], batch["camera_pose"], batch["camera_intrinsics"], points=points
-        )
-        yield gap, batch, replace(prediction, scores=scores)
-
-
-def interest_points(
-    model: Deltas, images: Tensor, labels: Sequence[str], seed: int
-) -> tuple[Tensor, Tensor]:
-    """What the model would choose in images (B, 3, H, W): pixels (B, N, 2) and scores (B, N).
-
-    Each image has a generator of random pixels of its own, of ``seed`` and its label.
-    """
-    height, width = images.shape[-2:]
-    padding = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-    maps = model.interest.encode(F.pad(images, padding, mode="replicate"))
-    scores = point_scores(model.interest.detect(maps))[:, :height, :width]
-    chosen = [
-        select_points(
-            one[None],
-            model.num_kps,
-            model.detection_threshold,
-            model.frac_superpoint,
-            _generator(seed, label),
-        )
-        for one, label in zip(scores, labels, strict=True)
-    ]
-    points, best = zip(*chosen, strict=True)
-    return torch.cat(points), torch.cat(best)
+        frames = (batch[key] for key in ("img", "camera_pose", "camera_intrinsics"))
+        yield gap, batch, model(*frames, [_generator(seed, label) for label in batch["label"][0]])
 
 
 def only(place: int, batch: Batch, prediction: DeltasPrediction) -> tuple[Batch, DeltasPrediction]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from dust3r.utils.geometry import resized_intrinsics
 from dust3r.utils.image import EncodedImage
 
 Size = tuple[int, int]
@@ -133,10 +134,8 @@ def _resize_to_cover(frame: Frame, window: Window, target: Size) -> Frame:
     )
     # The floor cuts a fraction of a pixel; half of it is taken from the left and the top.
     cut = size * scale - new_size
-    intrinsics = _moved(frame.intrinsics, left, top).astype(np.float64)
-    intrinsics[:2, 2] += 0.5
-    intrinsics[:2] *= scale
-    intrinsics[:2, 2] -= 0.5 + 0.5 * cut
+    intrinsics = resized_intrinsics(_moved(frame.intrinsics, left, top), scale)
+    intrinsics[:2, 2] -= 0.5 * cut
     return Frame(np.asarray(image), depth, intrinsics.astype(np.float32))
 
 

@@ -60,6 +60,19 @@ def depthmap_to_pts3d(depth: Array, intrinsics: Array, pose: Array | None = None
     return points if pose is None else geotrf(pose, points)
 
 
+def resized_intrinsics(intrinsics: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """Intrinsics (..., 3, 3), float64, of images resized by ``scale``, one factor or those of x, y.
+
+    Pixels are squares around their centres, of which the first is at (0, 0): half a pixel counts.
+    """
+    resized = np.asarray(intrinsics, np.float64).copy()
+    factors = np.broadcast_to(scale, 2)
+    resized[..., :2, 2] += 0.5
+    resized[..., :2, :] *= factors[:, None]
+    resized[..., :2, 2] -= 0.5
+    return resized
+
+
 def project(points: Array, intrinsics: Array) -> tuple[Array, Array]:
     """Pixels (..., 2) and depths (...) of camera-frame points (..., 3).
 
