@@ -8,6 +8,7 @@ At the end the detector is measured on shapes it has not seen.
 
 import argparse
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,10 +27,12 @@ from deltas.interest import suppress
 from dust3r.training import checkpoint
 from dust3r.training.checkpoint import CheckpointError
 from dust3r.training.schedule import Schedule, make_optimizer
+from dust3r.utils.command import exit_status
 
 log = logging.getLogger(__name__)
 
 WEIGHT_DECAY = 0.01
+USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, CheckpointError)
 
 
 @dataclass(frozen=True)
@@ -139,11 +142,15 @@ def measure(
     return detection(found, scores, corners), float(torch.tensor(repeated).nanmean())
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = _parse(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, write and measure; the exit status."""
+    return exit_status(run, _parse(argv), USER_ERRORS)
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """The lines that tell how good the detector is; raises as ``train``."""
     given = {field.name: getattr(args, field.name) for field in fields(Settings)}
     settings = Settings(**{**given, "size": tuple(args.size)})
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     state_path = args.output.with_name(f"{args.output.stem}-last.pth")
     detector = train(settings, state_path, args.save_steps, args.workers).folded()
     metadata = {
@@ -154,13 +161,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint.save_safetensors(args.output, detector.state_dict(), metadata)
     held_out = SyntheticCorners(args.test_images, settings.size, settings.seed + 1)
     result, repeated = measure(detector, held_out, args.threshold)
-    print(f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB")
-    print(f"on {len(held_out)} unseen images, within 3 px, score above {args.threshold}:")
-    print(
+    return [
+        f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB",
+        f"on {len(held_out)} unseen images, within 3 px, score above {args.threshold}:",
         f"precision {result.precision:.3f}, recall {result.recall:.3f}, average precision "
-        f"{result.average_precision:.3f}, error {result.error:.2f} px"
-    )
-    print(f"repeatability {repeated:.3f}")
+        f"{result.average_precision:.3f}, error {result.error:.2f} px",
+        f"repeatability {repeated:.3f}",
+    ]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -183,6 +190,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="processes that draw images")
     parser.add_argument("--test_images", type=int, default=200)
     parser.add_argument("--threshold", type=float, default=0.015, help="of points, to measure")
+    parser.add_argument("--silent", action="store_true", help="only warnings and errors")
     args = parser.parse_args(argv)
     if args.output.suffix != ".safetensors":
         parser.error(f"--output {args.output}: expected a name that ends in .safetensors")
@@ -230,4 +238,4 @@ def _plain(settings: Settings) -> dict[str, int | float | list[int]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -387,7 +387,7 @@ def describe(run: Run, args: argparse.Namespace) -> None:
         count[False] / 1e6,
     )
     log.info(
-        "%d pairs, %d steps an epoch, %d epochs; learning rate up to %.3g, %d process(es) on %s",
+        "%d samples, %d steps an epoch, %d epochs; learning rate up to %.3g, %d process(es) on %s",
         len(run.loader.dataset),
         run.share.steps(len(run.loader)),
         args.epochs,

@@ -164,10 +164,10 @@ def train_one_epoch(run: Run, save_step: Callable[[], None]) -> bool:
             meters.update(values, weight=len(losses))
             bar.set_postfix_str(f"loss {values['loss']:.4g} lr {rate:.2g}", refresh=False)
             if is_due(settings.print_freq, run):
-                pairs = len(files) * run.world.size / (time.perf_counter() - started)
+                throughput = len(files) * run.world.size / (time.perf_counter() - started)
                 speed = {
                     "lr": rate,
-                    "pairs_per_second": pairs,
+                    "samples_per_second": throughput,
                     "memory_mb": run.recorder.memory_mb(),
                 }
                 run.recorder.scalars(values | speed, progress.step, "train")
