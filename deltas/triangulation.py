@@ -40,6 +40,9 @@ class Triangulation(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.bn_match_convD = nn.BatchNorm2d(1)
+        # At torch's 1 the softmax over 300 places is nearly even and its mean the segment's middle;
+        # Adam would move this one number by a learning rate a step.
+        nn.init.constant_(self.bn_match_convD.weight, _FIRST_SHARPNESS)
         # Published with the weights, but what it was for is not part of the network.
         self.convD_confa = nn.Conv2d(1, 1, 3, padding=1)
         self.bnconvD_confa = nn.BatchNorm2d(1)
@@ -153,5 +156,6 @@ class SmallestEigenvector(torch.autograd.Function):
         return (outer + outer.mT) / 2
 
 
+_FIRST_SHARPNESS = 4.0
 _FAR = 1e-6
 _GAP = 1e-8

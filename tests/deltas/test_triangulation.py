@@ -161,3 +161,28 @@ def test_degenerate_views_give_finite_values_and_derivatives(case):
     assert points3d.isfinite().all() and matches.pixels.isfinite().all()
     (points3d.sum() + matches.confidence.sum()).backward()
     assert maps.grad.isfinite().all()
+
+
+def test_untrained_it_finds_what_looks_the_same():
+    """And not the middle of the segment, which a soft maximum that is too soft gives everywhere."""
+    g = torch.Generator().manual_seed(0)
+    anchor = F.normalize(torch.randn(1, 64, 6, 8, generator=g), dim=1)
+    # A wall at 1.5 m, seen from 0.2 m beside it: 8 pixels, which is one cell.
+    view = anchor.roll(-1, -1)
+    pose = torch.eye(4).repeat(1, 1, 1, 1)
+    pose[..., 0, 3] = -0.2
+    y, x = torch.meshgrid(torch.arange(6), torch.arange(2, 8), indexing="ij")
+    points = (torch.stack([x, y], -1).reshape(1, -1, 2) * 8 + 4).float()
+    camera = torch.tensor([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]]).expand(1, 2, 3, 3)
+    matches, points3d = Triangulation()(
+        points, torch.stack([anchor, view], 1), pose, camera, SIZE, DEPTHS
+    )
+    seen = matches.segments.seen[0, 0]
+    assert seen.sum() > 10
+    true = points[0] - torch.tensor([8.0, 0.0])
+    found, middle = (
+        (place[0, 0] - true).norm(dim=-1)[seen].mean()
+        for place in (matches.pixels, matches.segments.centre)
+    )
+    assert found < 1.5 and found < middle / 2
+    assert ((points3d[0, seen, 2] - 1.5).abs() < 0.5).float().mean() > 0.8
