@@ -115,9 +115,10 @@ class DeltasLoss(Criterion):
             surprise = nig.nll(depth) + self.lambda_evi * nig.evidence_penalty(depth)
             terms["evi"] = masked_mean(surprise, valid)
         # A term of weight zero is left out, not multiplied: it may be infinite.
-        total = sum(self.weights[name] * term for name, term in terms.items() if self.weights[name])
-        if not isinstance(total, Tensor):
+        weighted = [self.weights[name] * term for name, term in terms.items() if self.weights[name]]
+        if not weighted:
             raise ValueError("all of the weights --w_... are zero")
+        total = sum(weighted) + _nothing_of(prediction)
         details = {f"loss_{name}": term.detach() for name, term in terms.items()}
         miss = (prediction.depth[0].detach().float() - depth).abs() / depth.clamp_min(1e-6)
         return total, details | {"abs_rel": masked_mean(miss, valid)}
@@ -239,6 +240,14 @@ def depth_loss(depths: Sequence[Tensor], truth: Tensor, valid: Tensor) -> Tensor
         error = F.smooth_l1_loss(depth, here, reduction="none")
         total = total + weight * masked_mean(error, known)
     return total
+
+
+def _nothing_of(prediction: DeltasPrediction) -> Tensor:
+    """0 with a graph through all parts: processes that share gradients wait for those of each."""
+    evidence = prediction.evidence
+    outputs = [prediction.logits, prediction.matches.pixels, *prediction.depth]
+    outputs += [] if evidence is None else [evidence.nu, evidence.alpha, evidence.beta]
+    return sum((0 * output).nan_to_num().sum() for output in outputs)
 
 
 def _at_pixels(images: Tensor, pixels: Tensor) -> Tensor:
