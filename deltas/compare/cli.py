@@ -107,7 +107,9 @@ METHODS: Mapping[str, Callable[[Settings], DepthMethod]] = {
     "sift": lambda s: SiftTriangulation(s.mindepth, s.maxdepth),
     "planesweep": lambda s: PlaneSweep(s.mindepth, s.maxdepth),
     "deltas": lambda s: DeltasDepth(checkpoint.load_model(s.deltas_weights)),
-    "pointmap": lambda s: PointmapDepth(_pairwise(s.pointmap_weights)),
+    "pointmap": lambda s: PointmapDepth(
+        _pairwise(s.pointmap_weights), mindepth=s.mindepth, maxdepth=s.maxdepth
+    ),
 }
 # Method: the setting that names its weights.
 WEIGHTS = {"deltas": "deltas_weights", "pointmap": "pointmap_weights"}

@@ -31,20 +31,29 @@ class PointmapDepth(DepthMethod):
 
     Of models that state a variance of depth (GeoUQ, FeatUQ) the standard deviation relative to
     depth is taken to metres, and the spread between pairs is added; the distribution is the
-    Gaussian of that. Of others the uncertainty is 1 / confidence. NaN everywhere where no pair has
-    a scale: both cameras stand in one place, or points moved against the poses.
+    Gaussian of that. Of others the uncertainty is 1 / confidence. NaN everywhere where motion gives
+    no scale: cameras stand in one place, points moved against the poses, or the anchor's median
+    depth would be out of range.
 
     Args:
         model: a pairwise model with the interface of ``AsymmetricCroCo3DStereo``.
         long_side: of the images that the network gets, whole frames whose sides are rounded to
             its patches; None for the frames' own.
+        mindepth, maxdepth: of that median, metres.
     """
 
     name = "pointmap"
 
-    def __init__(self, model: AsymmetricCroCo3DStereo, long_side: int | None = None) -> None:
+    def __init__(
+        self,
+        model: AsymmetricCroCo3DStereo,
+        long_side: int | None = None,
+        mindepth: float = 0.5,
+        maxdepth: float = 10.0,
+    ) -> None:
         self.model = model
         self.long_side = long_side
+        self.depth_range = mindepth, maxdepth
 
     def predict(self, frames: Frames) -> Depth:
         height, width = frames.size
@@ -58,14 +67,9 @@ class PointmapDepth(DepthMethod):
         said, _ = read_output(*(output[key] for key in ("view1", "view2", "pred1", "pred2")))
         scale = np.array(size[::-1]) / frames.size[::-1]
         intrinsics = resized_intrinsics(frames.intrinsics, scale)
-        scales = torch.tensor(
-            [
-                pair_scale(said, pair, intrinsics[1 + pair], to_view)
-                for pair, to_view in enumerate(frames.from_anchor())
-            ]
-        )
-        combined = _combined(said, scales)
-        if combined is None:
+        combined = _combined(said, metric_scales(said, intrinsics[1:], frames.from_anchor()))
+        low, high = self.depth_range
+        if combined is None or not low <= combined[0].median() <= high:
             return Depth(np.full((height, width), np.nan, np.float32))
         depth, uncertainty = (
             F.interpolate(one[None, None], (height, width), mode="bilinear")[0, 0]
@@ -78,17 +82,39 @@ class PointmapDepth(DepthMethod):
         )
 
 
-def pair_scale(said: Observations, pair: int, intrinsics: np.ndarray, to_view: np.ndarray) -> float:
-    """Metres a unit of a pair's pointmaps, by the distance of its cameras; NaN where they say none.
+def metric_scales(said: Observations, intrinsics: np.ndarray, to_views: np.ndarray) -> Tensor:
+    """Metres a unit of each pair's pointmaps (P,), NaN where motion says nothing about them.
 
-    Rotation and direction of the motion are the given ones, and only its length is read off the
-    points: PnP, which finds all of the motion, takes part of a small one for a rotation.
+    Pairs have the anchor in common, whose depths bring them to one unit, and its length in metres
+    is the median of what all their pixels say: a pair that hardly moved has little weight in it.
 
     Args:
         said: pairs whose first image is the anchor.
-        pair: which of them.
-        intrinsics: (3, 3) of its second image.
-        to_view: (4, 4), anchor to second camera, metres.
+        intrinsics: (P, 3, 3) of their second images.
+        to_views: (P, 4, 4), anchor to second camera, metres.
+    """
+    first, votes = said.said(0, 0)
+    ratios, shares, weights = [], [], []
+    for pair, (camera, to_view) in enumerate(zip(intrinsics, to_views, strict=True)):
+        points, own_votes = said.said(0, pair)
+        both = votes * own_votes * (points[:, 2] > 0)
+        ratio = first[:, 2] / torch.where(points[:, 2] > 0, points[:, 2], 1)
+        ratios.append(weighted_median(ratio[None].double(), both[None].double())[0])
+        share, weight = _motion_shares(said, pair, camera, to_view)
+        shares.append(ratios[-1] * share)
+        weights.append(weight)
+    ratio, share, weight = torch.stack(ratios), torch.cat(shares), torch.cat(weights)
+    common = weighted_median(share[None], weight[None])[0]
+    return ratio / common if (weight > 0).any() and common > 0 else torch.full_like(ratio, math.nan)
+
+
+def _motion_shares(
+    said: Observations, pair: int, intrinsics: np.ndarray, to_view: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Units of a pair's pointmaps in a metre, as each pixel of its second image has it; weights.
+
+    Rotation and direction of the motion are the given ones, and only its length is read off the
+    points: PnP, which finds all of the motion, takes part of a small one for a rotation.
     """
     points, votes = said.said(1, pair)
     pixels = pixel_grid(*said.shapes[int(said.edges[pair, 1])]).double()
@@ -101,12 +127,10 @@ def pair_scale(said: Observations, pair: int, intrinsics: np.ndarray, to_view: n
     moved = torch.linalg.cross(turned, rays)
     parallax = torch.linalg.cross(motion[:3, 3].expand_as(rays), rays)
     squared = parallax.square().sum(1)
-    weights = torch.where(turned[:, 2] > 0, votes * squared / turned[:, 2].square(), 0.0)
-    if motion[:3, 3].norm() < _SHORTEST_BASELINE or not (weights > 0).any():
-        return math.nan
+    usable = (turned[:, 2] > 0) & (motion[:3, 3].norm() >= _SHORTEST_BASELINE)
+    weights = torch.where(usable, votes * squared / turned[:, 2].square(), 0.0)
     shares = -(moved * parallax).sum(1) / squared.clamp_min(torch.finfo(squared.dtype).tiny)
-    share = float(weighted_median(shares[None], weights[None]))
-    return 1 / share if share > 0 else math.nan
+    return shares, weights
 
 
 def _combined(said: Observations, scales: Tensor) -> tuple[Tensor, Tensor] | None:
