@@ -21,6 +21,7 @@ from dust3r.utils.arguments import count
 from dust3r.utils.command import exit_status
 from dust3r.utils.device import chosen_device
 from dust3r.utils.plots import save_png
+from dust3r.utils.spread import spread
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> list[str]:
         depth_unit=args.depth_unit,
     )
     anchors = len(next(iter(sequences.values())))
-    indices = evaluate.spread(anchors, args.num_samples)
+    indices = spread(anchors, args.num_samples)
     log.info(
         "%d of %d anchors at seq_gap %s", len(indices), anchors, ", ".join(map(str, sequences))
     )
@@ -209,7 +210,7 @@ def _pictures(
     """Pictures of a few anchors of each gap; the paths."""
     for gap, measured in measures.items() if args.pictures else ():
         records = {one["index"]: one for one in measured.images}
-        chosen = [[*records][n] for n in evaluate.spread(len(records), args.pictures)]
+        chosen = [[*records][n] for n in spread(len(records), args.pictures)]
         roles = measured.extremes()
         for (index,), batches in evaluate.load(
             {gap: sequences[gap]}, sorted({*chosen, *roles.values()})

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dust3r.utils.geometry import geotrf, project
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -89,6 +91,26 @@ def back_project(points: Tensor, depth: Tensor, intrinsics: Tensor) -> Tensor:
     homogeneous = F.pad(points, (0, 1), value=1.0)
     rays = torch.linalg.solve(intrinsics, homogeneous.mT).mT
     return rays * depth[..., None]
+
+
+def carry_points(
+    points: Tensor, depth: Tensor, poses: Tensor, intrinsics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points of the anchor at known depth, as the other views have them.
+
+    Args:
+        points: (B, N, 2) of the anchor.
+        depth: (B, N) z in the anchor.
+        poses: (B, V, 4, 4), anchor to view.
+        intrinsics: (B, 1 + V, 3, 3) of the anchor and the views.
+
+    Returns:
+        points (B, N, 3) in the anchor's camera, their pixels (B, V, N, 2) and z (B, V, N) in the
+        views; pixels mean nothing where z is not above 0.
+    """
+    in_anchor = back_project(points, depth, intrinsics[:, 0])
+    in_views = geotrf(poses, in_anchor[:, None].expand(-1, poses.shape[1], -1, -1))
+    return in_anchor, *project(in_views, intrinsics[:, 1:])
 
 
 def _in_image(homogeneous: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -52,11 +52,12 @@ class EvidentialDepth(nn.Module):
         """
         with torch.autocast(depth.device.type, enabled=False):
             depth, features = depth.detach().float(), features.detach().float()
-            maps = point_maps(depth, points, z.detach(), variance.detach(), valid)
+            maps = point_maps(depth, points, z.detach(), variance, valid)
             x = F.relu(self.conv1(torch.cat([features, maps], 1)))
             return NormalInverseGamma.from_evidence(depth, self.conv3(F.relu(self.conv2(x))))
 
 
+@torch.no_grad()
 def depth_variance(
     points: Tensor, matches: Matches, points3d: Tensor, poses: Tensor, intrinsics: Tensor
 ) -> Tensor:

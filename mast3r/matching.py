@@ -19,6 +19,7 @@ from dust3r.inference import Prediction, for_each_batch
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.utils.files import atomic_path
 from dust3r.utils.plots import DPI, save_png
+from dust3r.utils.spread import spread
 from mast3r.fast_nn import fast_reciprocal_NNs
 
 View = dict[str, Any]
@@ -231,7 +232,7 @@ def draw_matches(
     colours = _colours(matches.xy1, image1.shape)
     for points in ends:
         axes.scatter(*points.T, s=5, c=colours, linewidths=0)
-    some = np.unique(np.linspace(0, len(matches) - 1, min(lines, len(matches))).round().astype(int))
+    some = spread(len(matches), lines)
     segments = np.stack([points[some] for points in ends], 1)
     axes.add_collection(LineCollection(segments, colors=colours[some], linewidths=0.9, alpha=0.8))
     if title:

@@ -42,6 +42,7 @@ from datasets_preprocess.rgbd.report import REPORT_FILE, SHEET_FILE, Report
 from datasets_preprocess.rgbd.settings import Settings
 from dust3r.utils.files import atomic_path
 from dust3r.utils.reprojection import reprojection_errors, shrink
+from dust3r.utils.spread import spread
 
 LOGGER = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ def _draw_sheet(folder: Path, scene: SceneData, report: Report) -> None:
     by_overlap = scene.pairs[np.argsort(scene.pairs[:, 2], kind="stable")[::-1]]
     shown = [
         FramePair(frame(int(i)), frame(int(j)), score)
-        for i, j, score in by_overlap[_spaced(len(by_overlap), _SHEET_PAIRS)]
+        for i, j, score in by_overlap[spread(len(by_overlap), _SHEET_PAIRS)]
     ]
     errors = np.concatenate(
         [
@@ -306,12 +307,7 @@ def _draw_sheet(folder: Path, scene: SceneData, report: Report) -> None:
     contact_sheet(
         folder / SHEET_FILE,
         f"{scene.name} ({report.format})",
-        [frame(index) for index in _spaced(len(scene.images), _SHEET_FRAMES)],
+        [frame(index) for index in spread(len(scene.images), _SHEET_FRAMES)],
         shown,
         caption="\n".join(report.lines()),
     )
-
-
-def _spaced(length: int, number: int) -> list[int]:
-    """At most ``number`` indices, evenly spaced, of a list of this length."""
-    return np.unique(np.linspace(0, length - 1, min(length, number)).round().astype(int)).tolist()

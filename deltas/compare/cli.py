@@ -25,12 +25,12 @@ from deltas.compare.plane_sweep import PlaneSweep
 from deltas.compare.pointmap_depth import PointmapDepth
 from deltas.compare.report import write
 from deltas.data.sequences import Sequences
-from deltas.evaluation.measure import spread
 from deltas.model import Deltas
 from dust3r.model import AsymmetricCroCo3DStereo, load_model
 from dust3r.training.checkpoint import CheckpointError, load_file
 from dust3r.utils.arguments import count
 from dust3r.utils.command import exit_status
+from dust3r.utils.spread import spread
 
 USER_ERRORS = (ValueError, FileNotFoundError, CheckpointError)
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from deltas.compare.methods import Depth, DepthMethod, Frames
-from deltas.data.sequences import Sequences
+from deltas.data.sequences import Sequences, within
+from deltas.evaluation.measure import MIN_DEPTH
 from dust3r.evaluation.depth_cli import DepthMeasures
 from dust3r.uncertainty.metrics import aurc, ause, spearman
+from dust3r.utils.spread import spread
 
 # Frames of the picture.
 SHOWN = 3
 RANKINGS = ("aurc", "ause", "spearman")
-
-_MIN_DEPTH = 1e-3
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def measure(
     method = make()
     scores = _Scores(prior_depth, depth_range)
     times = []
-    shown = shown_places(len(indices))
+    shown = spread(len(indices), SHOWN)
     maps = []
     for place, index in enumerate(indices):
         sample = dataset[index]
@@ -97,11 +97,6 @@ def measure(
     )
 
 
-def shown_places(count: int) -> list[int]:
-    """Up to ``SHOWN`` of so many frames: the first, the last and what is between them."""
-    return np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int).tolist()
-
-
 class _Scores:
     """Sums over images."""
 
@@ -115,8 +110,7 @@ class _Scores:
 
     def add(self, said: Depth, truth: np.ndarray, valid: np.ndarray) -> None:
         """An image: what a method says, true depth (H, W) and where there is one (H, W)."""
-        low, high = self.depth_range
-        used = valid & (truth >= low) & (truth <= high)
+        used = within(truth, valid, self.depth_range)
         self.frames_without += not said.stated.any()
         if not used.any():
             return
@@ -125,8 +119,8 @@ class _Scores:
         wanted = torch.from_numpy(truth[used])
         self.counted += len(wanted)
         self.without += int((~stated).sum())
-        self.plain.update(depth, wanted, "none", _MIN_DEPTH)
-        self.median.update(depth, wanted, "median", _MIN_DEPTH)
+        self.plain.update(depth, wanted, "none", MIN_DEPTH)
+        self.median.update(depth, wanted, "median", MIN_DEPTH)
         if said.uncertainty is not None:
             # Of nothing a method is more certain than of what it says itself.
             doubt = torch.from_numpy(said.uncertainty[used])

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deltas.compare.measures import RANKINGS, Measured, shown_places
-from deltas.data.sequences import Sequences
+from deltas.compare.measures import RANKINGS, SHOWN, Measured
+from deltas.data.sequences import Sequences, within
 from dust3r.evaluation.depth_cli import MEASURES
 from dust3r.evaluation.report import number, table, write_json, write_text
 from dust3r.utils.image import rgb
 from dust3r.utils.plots import Block, Colours, Map, save_png, sheet
+from dust3r.utils.spread import spread
 
 if TYPE_CHECKING:
     from deltas.compare.cli import Settings
@@ -31,7 +32,7 @@ def write(
     text = markdown(settings, results)
     write_text(paths[1], text)
     places = settings.indices(len(dataset))
-    samples = [dataset[places[place]] for place in shown_places(len(places))]
+    samples = [dataset[places[place]] for place in spread(len(places), SHOWN)]
     title = f"{Path(settings.data).name}: frames {settings.seq_gap} apart"
     blocks = [
         _block(sample, {name: one.shown[n] for name, one in results.items()}, settings)
@@ -91,7 +92,7 @@ def _numbers(one: Measured) -> dict[str, object]:
 def _block(sample: Mapping, depths: Mapping[str, np.ndarray], settings: "Settings") -> Block:
     """A frame: its image, truth and depths, and below its neighbours and the relative errors."""
     truth = sample["depthmap"][0]
-    used = sample["valid_mask"][0] & (truth >= settings.mindepth) & (truth <= settings.maxdepth)
+    used = within(truth, sample["valid_mask"][0], (settings.mindepth, settings.maxdepth))
     wanted = np.where(used, truth, np.nan)
     errors = {name: np.abs(depth - wanted) / wanted for name, depth in depths.items()}
     colours, of_errors = Colours.linear([wanted]), Colours.from_zero([np.array([0.0, 0.5])])

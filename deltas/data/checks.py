@@ -14,6 +14,7 @@ import numpy as np
 from datasets_preprocess.rgbd.recording import RgbdFrame
 from deltas.data.recordings import Scene, resize_frame
 from dust3r.utils.reprojection import AS_GIVEN, CONVENTIONS, carried_pixels
+from dust3r.utils.spread import spread
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,7 @@ def check_scenes(scenes: Sequence[Scene], size: tuple[int, int]) -> None:
             neighbours miss, in the median, by more than 3 pixels: with these numbers, and those of
             every other convention.
     """
-    places = np.linspace(0, len(scenes) - 1, min(_SCENES, len(scenes))).round().astype(int)
-    for place in dict.fromkeys(places.tolist()):
+    for place in spread(len(scenes), _SCENES):
         scene = scenes[place]
         readings = read_conventions(scene, size)
         given = readings[AS_GIVEN]
@@ -140,8 +140,7 @@ def _advice(given: Reading, others: Mapping[str, Reading]) -> str:
 def _spread(scene: Scene) -> list[tuple[int, range]]:
     """Some frames with a following one, evenly over the scene, and the stretch each is of."""
     able = [(n, stretch) for stretch in scene.stretches() for n in stretch[:-1]]
-    places = np.linspace(0, len(able) - 1, min(_PAIRS + 1, len(able)))[:_PAIRS]
-    return [able[place] for place in dict.fromkeys(places.round().astype(int).tolist())]
+    return [able[place] for place in spread(len(able), _PAIRS + 1)[:_PAIRS]]
 
 
 def _read(scene: Scene, number: int, size: tuple[int, int]) -> RgbdFrame | None:

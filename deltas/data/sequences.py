@@ -9,6 +9,7 @@ two views.
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from dust3r.utils.image import ImgNorm
 from dust3r.utils.spec import DATASETS
 
 logger = logging.getLogger(__name__)
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 @DATASETS.register()
@@ -213,6 +216,12 @@ class Sequences(StereoDataset):
             + (f" (there are official splits: {', '.join(stated)})" if stated else "")
             + "; choose a smaller seq_gap, anchor_gap or seq_length, or another split"
         )
+
+
+def within(depth: Array, valid: Array, depth_range: tuple[float, float]) -> Array:
+    """Where depth is ``valid`` (bool) and from the nearest to the farthest that counts."""
+    nearest, farthest = depth_range
+    return valid & (depth >= nearest) & (depth <= farthest)
 
 
 def _offsets(seq_length: int, seq_gap: int) -> tuple[int, ...]:

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from deltas.epipolar import back_project
+from deltas.epipolar import carry_points
 from deltas.evaluation.measure import Batch, true_depth
 from deltas.model import DeltasPrediction, anchor_to_views
-from dust3r.utils.geometry import geotrf, project
+from dust3r.utils.image import rgb
 from dust3r.utils.plots import DPI, Block, Chart, Colours, Map, sheet
 
 FOLLOWED = 8
@@ -52,7 +52,7 @@ def sample_figure(
         depth_range: of the true depths that count, in metres.
     """
     truth = true_depth(batch, depth_range)[0]
-    images = (batch["img"][0].permute(0, 2, 3, 1).numpy() / 2 + 0.5).clip(0, 1)
+    images = rgb(batch["img"][0])
     height, width = images.shape[1:3]
     shape = math.sqrt(width / height)
     panel = PANEL_INCHES * shape, PANEL_INCHES / shape
@@ -72,9 +72,33 @@ def sample_figure(
     rows = [
         [_interest_points(canvases[0], prediction)]
         + [Map(text, view.pixels) for text, view in zip(titles, views, strict=True)],
-        _depth_maps(prediction, truth.numpy()),
+        depth_maps(batch, prediction, depth_range),
     ]
     return sheet([Block(rows, panel)], title)
+
+
+def depth_maps(
+    batch: Batch, prediction: DeltasPrediction, depth_range: tuple[float, float]
+) -> list[Map]:
+    """Sparse, dense and true depth, absolute error and stated deviation; as ``sample_figure``."""
+    truth = true_depth(batch, depth_range)[0].numpy()
+    dense = _finite(prediction.depth[0][0, 0])
+    known = truth[np.isfinite(truth)]
+    most = _WIDEST * known.max() if len(known) else np.inf
+    depths = Colours.linear([truth, np.where((dense > 0) & (dense < most), dense, np.nan)])
+    error = np.abs(dense - truth)
+    errors = Colours.from_zero([error])
+    valid = prediction.valid[0].numpy()
+    maps = [
+        Map(f"sparse depth (m), {valid.sum()} points", _sparse(prediction, truth.shape), depths),
+        Map("dense depth (m)", dense, depths),
+        Map("true depth (m)", truth, depths),
+        Map("absolute error (m)", error, errors),
+    ]
+    if prediction.evidence is not None:
+        sigma = _finite(prediction.evidence.total.sqrt()[0, 0])
+        maps.append(Map("standard deviation (m)", sigma, Colours.logarithmic([sigma])))
+    return maps
 
 
 def followed(prediction: DeltasPrediction, number: int = FOLLOWED) -> list[int]:
@@ -105,12 +129,10 @@ def true_places(batch: Batch, points: np.ndarray, truth: Tensor) -> np.ndarray:
         truth: (H, W) its depth, NaN where there is none.
     """
     x, y = points.astype(int).T
-    intrinsics = batch["camera_intrinsics"].double()
-    pixels = torch.from_numpy(points).double()[None]
-    in_anchor = back_project(pixels, truth[y, x].double()[None], intrinsics[:, 0])
-    in_views = geotrf(anchor_to_views(batch["camera_pose"])[0], in_anchor)
-    places, z = project(in_views, intrinsics[0, 1:])
-    return torch.where((z > 0)[..., None], places, torch.nan).numpy()
+    intrinsics, to_views = batch["camera_intrinsics"], anchor_to_views(batch["camera_pose"])
+    pixels, depth = torch.from_numpy(points).double()[None], truth[y, x].double()[None]
+    _, places, z = carry_points(pixels, depth, to_views, intrinsics.double())
+    return torch.where((z > 0)[..., None], places, torch.nan)[0].numpy()
 
 
 def gap_figure(measured: Mapping[int, Mapping[str, Any]], title: str = "") -> Figure:
@@ -216,26 +238,6 @@ def _draw_matches(
                 canvas.line(starts[number], ends[number], colour)
             elif draw == "dot" and seen[number]:
                 canvas.dot(found[number], colour, 4)
-
-
-def _depth_maps(prediction: DeltasPrediction, truth: np.ndarray) -> list[Map]:
-    dense = _finite(prediction.depth[0][0, 0])
-    known = truth[np.isfinite(truth)]
-    most = _WIDEST * known.max() if len(known) else np.inf
-    depths = Colours.linear([truth, np.where((dense > 0) & (dense < most), dense, np.nan)])
-    error = np.abs(dense - truth)
-    errors = Colours.from_zero([error])
-    valid = prediction.valid[0].numpy()
-    maps = [
-        Map(f"sparse depth (m), {valid.sum()} points", _sparse(prediction, truth.shape), depths),
-        Map("dense depth (m)", dense, depths),
-        Map("true depth (m)", truth, depths),
-        Map("absolute error (m)", error, errors),
-    ]
-    if prediction.evidence is not None:
-        sigma = _finite(prediction.evidence.total.sqrt()[0, 0])
-        maps.append(Map("standard deviation (m)", sigma, Colours.logarithmic([sigma])))
-    return maps
 
 
 def _sparse(prediction: DeltasPrediction, shape: tuple[int, ...]) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from deltas.data.sequences import Sequences
+from deltas.data.sequences import Sequences, within
 from deltas.epipolar import back_project
 from deltas.model import Deltas, DeltasPrediction
 from dust3r.datasets.bad_samples import SampleError
@@ -67,13 +67,6 @@ def sequences_at(
         for gap in (smallest, *larger):
             found[gap] = Sequences(root, seq_gap=gap, anchor_gap=reach, check=False, **options)
     return dict(sorted(found.items()))
-
-
-def spread(length: int, number: int | None) -> list[int]:
-    """Up to ``number`` of the indices below ``length``, evenly spread; all for None."""
-    if number is None or number >= length:
-        return list(range(length))
-    return np.linspace(0, length - 1, number).round().astype(int).tolist()
 
 
 def evaluate(
@@ -167,9 +160,8 @@ def only(place: int, batch: Batch, prediction: DeltasPrediction) -> tuple[Batch,
 
 def true_depth(batch: Batch, depth_range: tuple[float, float]) -> Tensor:
     """Anchors' true depth (B, H, W), NaN where there is none within the range."""
-    depth, (low, high) = batch["depthmap"][:, 0], depth_range
-    valid = batch["valid_mask"][:, 0] & (depth >= low) & (depth <= high)
-    return torch.where(valid, depth, torch.nan)
+    depth = batch["depthmap"][:, 0]
+    return torch.where(within(depth, batch["valid_mask"][:, 0], depth_range), depth, torch.nan)
 
 
 @dataclass
@@ -319,9 +311,9 @@ def _generator(seed: int, label: str) -> torch.Generator:
 
 
 def _cut(value: Nested, place: int) -> Nested:
-    """One sample of all tensors of a prediction, on the host."""
+    """One sample of all tensors of a prediction, on the host, free of their graph."""
     if isinstance(value, Tensor):
-        return value[place : place + 1].cpu()
+        return value[place : place + 1].detach().cpu()
     if isinstance(value, tuple):
         return tuple(_cut(item, place) for item in value)
     if is_dataclass(value):

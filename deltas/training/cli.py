@@ -24,7 +24,7 @@ from dust3r.training.batches import Inputs
 from dust3r.training.distributed import World, unwrap
 from dust3r.training.engine import Run
 from dust3r.utils.arguments import count
-from dust3r.utils.spec import Registry, build
+from dust3r.utils.spec_arguments import arguments_of
 
 log = logging.getLogger(__name__)
 
@@ -169,17 +169,9 @@ def model_spec(args: argparse.Namespace) -> str:
     """``--model`` with what other arguments say of it, all of it named.
 
     Raises:
-        SpecError: it is no specification of ``Deltas``.
+        SpecError, ValueError: it is no specification of ``Deltas``.
     """
-    signature = inspect.signature(Deltas)
-
-    def arguments(*positional: Any, **named: Any) -> dict[str, Any]:
-        return dict(signature.bind(*positional, **named).arguments)
-
-    arguments.__signature__ = signature
-    networks = Registry("network of train_deltas.py")
-    networks.register(Deltas.__name__)(arguments)
-    found = build(args.model, networks)
+    found = arguments_of(args.model, Deltas, "network of train_deltas.py")
     found |= {name: getattr(args, name) for name in _OF_MODEL if getattr(args, name) is not None}
     return f"Deltas({', '.join(f'{name}={value!r}' for name, value in found.items())})"
 
@@ -193,7 +185,7 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
     run, tests = cli.set_up(args, world)
     take_batches(unwrap(run.model))
     run.batches = SequenceBatches()
-    run.recorder = DeltasRecorder(run.recorder)
+    run.recorder = DeltasRecorder(run.recorder, unwrap(run.model).depth_range)
     return run, tests
 
 

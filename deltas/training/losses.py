@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltas.data.sequences import within
 from deltas.detector.adaptation import adapted_scores, point_labels
 from deltas.detector.superpoint import SuperPoint, grey_of, load_detector
-from deltas.epipolar import back_project
+from deltas.epipolar import carry_points
 from deltas.interest import CELL
 from deltas.model import DeltasPrediction, anchor_to_views
 from dust3r.criterion import Criterion, Details, masked_mean
-from dust3r.utils.geometry import geotrf, project
 from dust3r.utils.spec import LOSSES
 
 # A point that another surface hides is no match: where the view's own depth differs by more.
@@ -170,8 +170,7 @@ def anchor_depth(
 ) -> tuple[Tensor, Tensor]:
     """True depth (B, 1, H, W) of the anchors, 0 where not valid, and where it is valid."""
     depth = batch["depthmap"][:, :1].float()
-    near, far = depth_range
-    valid = batch["valid_mask"][:, :1] & (depth >= near) & (depth <= far)
+    valid = within(depth, batch["valid_mask"][:, :1], depth_range)
     # The 0 keeps a depth of NaN out of the gradient, which a mask on the result would not.
     return torch.where(valid, depth, 0.0), valid
 
@@ -182,11 +181,9 @@ def true_matches(
     """The truth about points (B, N, 2), whole pixels of the anchors."""
     depth, valid = anchor_depth(batch, depth_range)
     z, known = (_at_pixels(image, points[:, None])[:, 0] for image in (depth, valid))
+    to_views = anchor_to_views(batch["camera_pose"]).to(points.dtype)
     intrinsics = batch["camera_intrinsics"].float()
-    points3d = back_project(points, z, intrinsics[:, 0])
-    to_view = anchor_to_views(batch["camera_pose"]).to(points.dtype)
-    in_view = geotrf(to_view, points3d[:, None].expand(-1, to_view.shape[1], -1, -1))
-    pixels, z = project(in_view, intrinsics[:, 1:])
+    points3d, pixels, z = carry_points(points, z, to_views, intrinsics)
     height, width = depth.shape[-2:]
     bound = pixels.new_tensor([width, height]) - 0.5
     inside = ((pixels >= -0.5) & (pixels < bound)).all(-1) & (z > 1e-3)

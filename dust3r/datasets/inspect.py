@@ -31,6 +31,7 @@ from dust3r.utils.reprojection import (
     reprojection_errors,
 )
 from dust3r.utils.spec import DATASETS, build
+from dust3r.utils.spread import spread
 
 PAGE = "inspect.html"
 
@@ -284,8 +285,7 @@ def _spread(pairs: Sequence[tuple[str, SeenPair]], number: int) -> list[SeenPair
     for n, group in enumerate(groups.values()):
         share = number // len(groups) + (n < number % len(groups))
         group.sort(key=lambda pair: pair.overlap)
-        places = np.linspace(0, len(group) - 1, min(share, len(group))).round().astype(int)
-        chosen += [group[place] for place in dict.fromkeys(places.tolist())]
+        chosen += [group[place] for place in spread(len(group), share)]
     return chosen
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from dust3r.reconstruction import Reconstruction
 from dust3r.utils.plots import Block, Colours, Map, save_png, sheet
+from dust3r.utils.spread import spread
 
 ROW_INCHES = 10.0
 MOST_IN_OVERVIEW = 40
@@ -42,7 +43,7 @@ def write_overview(
 ) -> None:
     """One PNG of all images, or of 40 spread evenly over them; arguments as of write_gallery."""
     count = len(reconstruction)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_IN_OVERVIEW)).round().astype(int))
+    chosen = spread(count, MOST_IN_OVERVIEW)
     blocks = _blocks(reconstruction, names, kept)
     save_png(sheet([blocks[number] for number in chosen], f"{count} images"), path)
 

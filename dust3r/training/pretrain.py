@@ -5,7 +5,6 @@ accumulation, precision, processes, checkpoints, resuming.
 """
 
 import argparse
-import inspect
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,7 @@ from dust3r.training.distributed import World, unwrap
 from dust3r.training.engine import Run
 from dust3r.training.pretrain_completion import CompletionRecorder, MaskedMSE, take_views
 from dust3r.utils.arguments import count
-from dust3r.utils.spec import Registry, build
+from dust3r.utils.spec_arguments import arguments_of
 
 log = logging.getLogger(__name__)
 
@@ -109,21 +108,9 @@ def croco_kwargs(spec: str, mask_ratio: float | None = None) -> dict[str, Any]:
         mask_ratio: in place of that of ``spec``.
 
     Raises:
-        SpecError: ``spec`` is none of a CroCoNet.
+        SpecError, ValueError: ``spec`` is none of a CroCoNet.
     """
-    signature = inspect.signature(CroCoNet)
-
-    def arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return dict(bound.arguments)
-
-    arguments.__signature__ = signature
-    networks = Registry("network of pre-training")
-    networks.register(CroCoNet.__name__)(arguments)
-    found = build(spec, networks)
-    if not isinstance(found, dict):
-        raise ValueError(f"--model {spec!r} is no CroCoNet(...), which pre-training is about")
+    found = arguments_of(spec, CroCoNet, "network of pre-training", defaults=True)
     return found if mask_ratio is None else found | {"mask_ratio": mask_ratio}
 
 

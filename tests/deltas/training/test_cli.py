@@ -112,6 +112,7 @@ def test_arguments_that_do_not_belong_here(arguments, message, capsys):
     ("changed", "message"),
     [
         ({"model": "Regr3D(L21)"}, "Deltas"),
+        ({"model": "Deltas"}, "is no Deltas(...)"),
         ({"w_ip": 1, "superpoint": "nowhere.pth"}, "nowhere.pth"),
         ({"train_dataset": "Sequences(ROOT='nowhere')"}, "nowhere"),
         ({"num_kps": 24, "mindepth": 20}, "less than"),
