@@ -16,7 +16,7 @@ import torch
 from deltas.data.sequences import Sequences
 from deltas.model import Deltas, DeltasPrediction
 from deltas.training.losses import DeltasLoss
-from deltas.training.recorder import DeltasRecorder
+from deltas.training.panels import batch_figures
 from dust3r.datasets.loader import StereoLoader
 from dust3r.training import cli
 from dust3r.training.arguments import OF_LOSSES, make_sibling_parser
@@ -185,7 +185,7 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
     run, tests = cli.set_up(args, world)
     take_batches(unwrap(run.model))
     run.batches = SequenceBatches()
-    run.recorder = DeltasRecorder(run.recorder, unwrap(run.model).depth_range)
+    run.recorder.figures = partial(batch_figures, unwrap(run.model).depth_range)
     return run, tests
 
 

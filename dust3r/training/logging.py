@@ -4,11 +4,12 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -49,10 +50,32 @@ def to_floats(details: Mapping[str, Tensor | float]) -> dict[str, float]:
     return dict(zip(details, values.tolist(), strict=True))
 
 
+Figures = Callable[[tuple, tuple, int, str], Iterable[tuple[str, Figure]]]
+
+
+def pair_figures(
+    views: tuple[dict[str, Any], dict[str, Any]],
+    predictions: tuple[dict[str, Tensor], dict[str, Tensor]],
+    step: int,
+    group: str,
+) -> Iterator[tuple[str, Figure]]:
+    """rgb, depth, mean, standard deviation and error of the first samples of a batch."""
+    pose1 = views[0]["camera_pose"]
+    for index in range(min(PANEL_SAMPLES, len(views[0]["img"]))):
+        for number, (view, prediction) in enumerate(zip(views, predictions, strict=True), 1):
+            figure = depth_figure(view, prediction, index, view["label"][index], pose1)
+            yield f"sample {index} view {number}", figure
+
+
 class Recorder:
-    """``log.txt`` and TensorBoard of a run; silent but on the main process."""
+    """``log.txt`` and TensorBoard of a run; silent but on the main process.
+
+    Attributes:
+        figures: gives name and figure of what ``panels`` shows; of pairs, if it is not replaced.
+    """
 
     def __init__(self, output_dir: Path, world: World, start_step: int = 0):
+        self.figures: Figures = pair_figures
         self.is_main = world.is_main
         self.device = world.device
         self.log_file = output_dir / "log.txt"
@@ -71,19 +94,16 @@ class Recorder:
 
     def panels(
         self,
-        views: tuple[dict[str, Any], dict[str, Any]],
-        predictions: tuple[dict[str, Tensor], dict[str, Tensor]],
+        inputs: tuple[Mapping[str, Any], ...],
+        predictions: tuple[Any, ...],
         step: int,
         group: str,
     ) -> None:
-        """rgb, depth, mean, standard deviation and error of the first samples of a batch."""
+        """``figures`` of a batch's inputs and predictions."""
         if self._board is None:
             return
-        pose1 = views[0]["camera_pose"]
-        for index in range(min(PANEL_SAMPLES, len(views[0]["img"]))):
-            for number, (view, prediction) in enumerate(zip(views, predictions, strict=True), 1):
-                figure = depth_figure(view, prediction, index, view["label"][index], pose1)
-                self._board.add_figure(f"{group}/sample {index} view {number}", figure, step)
+        for name, figure in self.figures(inputs, predictions, step, group):
+            self._board.add_figure(f"{group}/{name}", figure, step)
 
     def epoch(self, entry: Mapping[str, Any]) -> None:
         """Add one JSON object to ``log.txt``, in place of an earlier one of the same epoch."""

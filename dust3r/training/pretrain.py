@@ -18,7 +18,7 @@ from dust3r.training import cli
 from dust3r.training.arguments import OF_LOSSES, make_sibling_parser
 from dust3r.training.distributed import World, unwrap
 from dust3r.training.engine import Run
-from dust3r.training.pretrain_completion import CompletionRecorder, MaskedMSE, take_views
+from dust3r.training.pretrain_completion import CompletionFigures, MaskedMSE, take_views
 from dust3r.utils.arguments import count
 from dust3r.utils.spec_arguments import arguments_of
 
@@ -94,9 +94,7 @@ def set_up(args: argparse.Namespace, world: World) -> tuple[Run, dict[str, Stere
     for loader in (run.loader, *tests.values()):
         check_sizes(net, loader)
     take_views(net)
-    run.recorder = CompletionRecorder(
-        run.recorder, net, bool(args.norm_pix_loss), Path(args.output_dir)
-    )
+    run.recorder.figures = CompletionFigures(net, bool(args.norm_pix_loss), Path(args.output_dir))
     return run, tests
 
 

@@ -4,7 +4,8 @@ Weinzaepfel et al., "CroCo: Self-Supervised Pre-training for 3D Vision Tasks by 
 Completion", 2022, and "CroCo v2", 2023.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from croco.croco import CroCoNet
 from dust3r.criterion import Criterion, Details, need
 from dust3r.training import checkpoint
-from dust3r.training.logging import PANEL_SAMPLES, Recorder
+from dust3r.training.logging import PANEL_SAMPLES
 from dust3r.utils.image import rgb
 from dust3r.utils.plots import Block, Map, save_png, sheet
 from dust3r.utils.spec import LOSSES
@@ -109,38 +110,35 @@ def load_croco(path: str | Path) -> CroCoNet:
     return net.eval()
 
 
-class CompletionRecorder(Recorder):
-    """Takes over a run's log and TensorBoard; its panels show completions, and a PNG the last ones.
+@dataclass(frozen=True)
+class CompletionFigures:
+    """What a run's panels show: completions; a PNG has the last ones.
 
-    Args:
-        recorder: the one that the run had.
+    Attributes:
         net: for the size and order of patches.
         norm_pix_loss: see ``MaskedMSE``.
         output_dir: where ``completion_<group>.png`` goes.
     """
 
-    def __init__(self, recorder: Recorder, net: CroCoNet, norm_pix_loss: bool, output_dir: Path):
-        # One board and one log: a second writer would leave a second file of events.
-        vars(self).update(vars(recorder))
-        self._net, self._norm_pix_loss, self._output_dir = net, norm_pix_loss, output_dir
+    net: CroCoNet
+    norm_pix_loss: bool
+    output_dir: Path
 
-    def panels(
+    def __call__(
         self,
         views: tuple[View, View],
         predictions: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
         step: int,
         group: str,
-    ) -> None:
+    ) -> Iterator[tuple[str, Figure]]:
         """What was seen, the second view, the completion and the truth, of the first samples."""
-        if self._board is None:
-            return
-        count = min(PANEL_SAMPLES, len(views[0]["img"]))
+        samples = range(min(PANEL_SAMPLES, len(views[0]["img"])))
         figure = completion_figure(
-            self._net, views, predictions[0], range(count), self._norm_pix_loss, f"batch {step}"
+            self.net, views, predictions[0], samples, self.norm_pix_loss, f"batch {step}"
         )
         # Written first: figures that TensorBoard takes are closed.
-        save_png(figure, self._output_dir / f"completion_{group}.png")
-        self._board.add_figure(f"{group}/completion", figure, step)
+        save_png(figure, self.output_dir / f"completion_{group}.png")
+        yield "completion", figure
 
 
 def completion_figure(
