@@ -8,6 +8,7 @@ import numpy as np
 
 from datasets_preprocess.layout import SceneData
 from datasets_preprocess.rgbd.recording import Recording
+from dust3r.utils.npz import load_arrays
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -31,12 +32,8 @@ class GivenPairs:
         files = [file for file in files if file.is_file()]
         if not files:
             return None
-        with np.load(files[0], allow_pickle=False) as stored:
-            if "images" not in stored or "pairs" not in stored:
-                raise ValueError(
-                    f"{files[0]}: expected the arrays images and pairs, it has {', '.join(stored)}"
-                )
-            images, pairs = stored["images"], np.asarray(stored["pairs"], np.float64)
+        stored = load_arrays(files[0], ("images", "pairs"), mend="give another list of pairs")
+        images, pairs = stored["images"], np.asarray(stored["pairs"], np.float64)
         if pairs.ndim != 2 or pairs.shape[1] < 2:
             raise ValueError(f"{files[0]}: pairs must be (P, 2 or more), got {pairs.shape}")
         score = pairs[:, 2:3] if pairs.shape[1] > 2 else np.ones((len(pairs), 1))

@@ -18,9 +18,10 @@ from datasets_preprocess.layout import write_image
 from datasets_preprocess.overlap import score_pairs, select_pairs
 from datasets_preprocess.scenes import SceneError, SceneReport, preprocess_scenes
 from dust3r.datasets.base import BaseStereoViewDataset
-from dust3r.datasets.indexed_pairs import load_arrays, load_scene_pairs
+from dust3r.datasets.indexed_pairs import load_scene_pairs
 from dust3r.utils.exr import write_exr_depth
 from dust3r.utils.files import atomic_path
+from dust3r.utils.npz import load_arrays
 
 PAIRS_FILE = "pairs.npz"
 

@@ -13,7 +13,6 @@ for a scene of none).
 """
 
 import shutil
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import cv2
 import numpy as np
 
 from dust3r.utils.files import atomic_path
+from dust3r.utils.npz import load_arrays
 
 METADATA_NAME = "all_metadata.npz"
 SCENE_FILE = "scene.npz"
@@ -202,7 +202,7 @@ def save_scene(folder: str | Path, scene: SceneData) -> None:
 def load_scene(folder: str | Path) -> SceneData:
     """The scene in a complete folder; FileNotFoundError if it has no ``scene.npz``."""
     folder = Path(folder)
-    stored = _load_npz(folder / SCENE_FILE, _SCENE_KEYS, _OPTIONAL_KEYS)
+    stored = _read_part(folder / SCENE_FILE, _SCENE_KEYS)
     return SceneData(
         folder.name,
         stored["images"].tolist(),
@@ -264,7 +264,7 @@ def read_metadata(root: str | Path) -> Metadata:
 
     Raises FileNotFoundError where it is missing, ValueError where it lacks an array or is no npz.
     """
-    stored = _load_npz(Path(root) / METADATA_NAME, _METADATA_KEYS, _OPTIONAL_KEYS)
+    stored = _read_part(Path(root) / METADATA_NAME, _METADATA_KEYS)
     count = len(stored["scenes"])
     stored.setdefault("depth_unit", np.full(count, DEPTH_UNIT))
     stored.setdefault("splits", np.full(count, "", np.str_))
@@ -281,22 +281,13 @@ def _optional(scenes: Sequence[SceneData]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _load_npz(
-    path: Path, keys: Sequence[str], optional: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
+def _read_part(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist: {path.parent} is not in the processed layout; "
             "make it with datasets_preprocess/preprocess_rgbd.py or make_rooms.py"
         )
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [key for key in keys if key not in stored]
-            if missing:
-                raise ValueError(f"{path}: no {', '.join(missing)}; it has {', '.join(stored)}")
-            return {key: stored[key] for key in (*keys, *optional) if key in stored}
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: not a whole npz file ({error}); preprocess again") from error
+    return load_arrays(path, keys, _OPTIONAL_KEYS)
 
 
 def _imwrite(path: str | Path, pixels: np.ndarray, options: Sequence[int] = ()) -> None:

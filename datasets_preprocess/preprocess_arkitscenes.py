@@ -47,6 +47,7 @@ from datasets_preprocess.rgbd.settings import Settings, chosen
 from datasets_preprocess.scenes import SceneReport, preprocess_scenes, run_command
 from dust3r.datasets.arkitscenes import HELD_OUT, TRAINING, ARKitScenes
 from dust3r.utils.files import atomic_path
+from dust3r.utils.npz import load_arrays
 
 SCENE_METADATA = "scene_metadata.npz"
 
@@ -136,15 +137,15 @@ def _finished(folder: Path) -> Sequence[SceneData]:
     """The finished videos of a part."""
     scenes = []
     for path in sorted(folder.glob(f"*/{SCENE_METADATA}")):
-        with np.load(path, allow_pickle=False) as stored:
-            scene = SceneData(
-                path.parent.name,
-                stored["images"].tolist(),
-                stored["intrinsics"],
-                stored["trajectories"],
-                np.zeros((0, 3)),
-            )
-            pairs = np.asarray(stored["pairs"], np.float64)
+        stored = load_arrays(path, ("images", "intrinsics", "trajectories", "pairs"))
+        scene = SceneData(
+            path.parent.name,
+            stored["images"].tolist(),
+            stored["intrinsics"],
+            stored["trajectories"],
+            np.zeros((0, 3)),
+        )
+        pairs = np.asarray(stored["pairs"], np.float64)
         if pairs.shape[1] == 2:
             pairs = np.concatenate([pairs, np.ones((len(pairs), 1))], 1)
         scenes.append(replace(scene, pairs=pairs[:, :3]))

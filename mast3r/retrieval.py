@@ -23,6 +23,7 @@ from torch import Tensor
 from dust3r.inference import for_each_image
 from dust3r.model import AsymmetricCroCo3DStereo
 from dust3r.utils.files import atomic_path
+from dust3r.utils.npz import load_arrays
 
 View = dict[str, Any]
 
@@ -192,15 +193,9 @@ class Retrieval:
             ValueError: it holds something else.
         """
         names = ("descriptors", "mean", "projection", "centres")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                descriptors, *rest = (stored[name] for name in names)
-        except (KeyError, ValueError, EOFError, AttributeError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(
-                f"{path} does not hold descriptors of images: Retrieval.save writes such files"
-            ) from error
+        descriptors, *rest = load_arrays(
+            path, names, mend="Retrieval.save writes such files"
+        ).values()
         return cls(descriptors, Vocabulary(*map(torch.from_numpy, rest)), model, device, batch_size)
 
 

@@ -30,10 +30,14 @@ SIDE = 224
 # Heads with distributions of points bring descriptors along, which uncertainty does not need.
 NOT_COUNTED = ("head_local_features", "mask_token")
 
+DRAWN = ("ause_ratio", "aurc_ratio", "ause_image_ratio")
 OVERVIEWS = {
     "ause_ratio": "AUSE of points, divided by that of confidence (below 1 is better)",
     "aurc_ratio": "AURC of points, divided by that of confidence (below 1 is better)",
+    "ause_image_ratio": "AUSE within images, their mean, divided by that of confidence",
+    "aurc_image_ratio": "AURC within images, their mean, divided by that of confidence",
     "rho": "Spearman's rho of uncertainty and error (1 is best)",
+    "rho_image": "Spearman's rho within images, their mean",
     "mae": "Mean error of points (m)",
     "nll": "Negative log-likelihood (nats)",
     "calibration_error": "Calibration error (0 is best)",
@@ -118,7 +122,7 @@ def write_tables(args: argparse.Namespace) -> None:
         text.append(f"**Cost of one pair of {SIDE} x {SIDE} pixels**\n\n{cost_table(price)}")
     write_text(args.output_dir / "study.md", "\n\n".join([*text, tables(rows)]))
     write_json(args.output_dir / "study.json", {"rows": plain_rows(rows), "cost": price})
-    for key in ("ause_ratio", "aurc_ratio"):
+    for key in DRAWN:
         figure = ratios_figure(rows, key, OVERVIEWS[key])
         save(args.output_dir / f"{key}.png", png_bytes(figure))
     for benchmark in dict.fromkeys(found["benchmark"] for found in runs[0]):

@@ -7,7 +7,6 @@ with ``intrinsics`` (3, 3) and ``cam2world`` (4, 4), or ``R_cam2world`` (3, 3) a
 Waymo has made known.
 """
 
-import zipfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.exr import read_exr_depth
 from dust3r.utils.image import ImgNorm
+from dust3r.utils.npz import load_arrays
 
 
 @dataclass(frozen=True)
@@ -188,23 +188,6 @@ def read_camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
     else:
         raise ValueError(f"{path} has neither cam2world nor R_cam2world and t_cam2world")
     return arrays["intrinsics"].astype(np.float32), pose.astype(np.float32)
-
-
-def load_arrays(
-    path: Path, keys: Sequence[str], optional: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
-    """Arrays of an NPZ file; pickled ones are refused.
-
-    Raises FileNotFoundError where it is missing, ValueError where it is damaged or lacks a key.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in keys if key not in archive]
-            if missing:
-                raise ValueError(f"no {', '.join(missing)} in it, only {', '.join(archive)}")
-            return {key: archive[key] for key in (*keys, *optional) if key in archive}
-    except (zipfile.BadZipFile, EOFError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} cannot be used: {error}; preprocess the data again") from error
 
 
 def load_scene_pairs(

@@ -11,10 +11,10 @@ import numpy as np
 from dust3r.datasets.bad_samples import naming_sample
 from dust3r.datasets.base import BaseStereoViewDataset, RawView
 from dust3r.datasets.cropping import Size
-from dust3r.datasets.indexed_pairs import load_arrays
 from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.image import ImgNorm
+from dust3r.utils.npz import load_arrays
 
 CAMERA_KEYS = ("camera_intrinsics", "camera_pose")
 

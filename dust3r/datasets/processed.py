@@ -9,7 +9,6 @@ image indices first); images are ``ROOT/<scene>/images/<basename>.jpg``, depths
 """
 
 import functools
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from dust3r.datasets.held_out import first_held_out, held_out_scenes
 from dust3r.datasets.resolution import Resolution
 from dust3r.datasets.transforms import Transform
 from dust3r.utils.image import ImgNorm
+from dust3r.utils.npz import load_arrays
 
 METADATA = "all_metadata.npz"
 
@@ -153,7 +153,7 @@ def read_metadata(root: Path, name: str = METADATA) -> dict[str, np.ndarray]:
             f"{root} has no {name}; it is written by datasets_preprocess, from raw recordings "
             "by preprocess_rgbd.py, of pairs without an overlap by pairs_apart.py"
         )
-    metadata = _load_arrays(path)
+    metadata = load_arrays(path, _KEYS, _OPTIONAL_KEYS)
     metadata["sceneids"] = metadata["sceneids"].astype(int)
     pairs = metadata["pairs"]
     if pairs.ndim != 2 or pairs.shape[1] < 2:
@@ -164,37 +164,6 @@ def read_metadata(root: Path, name: str = METADATA) -> dict[str, np.ndarray]:
     metadata.setdefault("splits", np.full(count, "", np.str_))
     _check_consistent(path, metadata)
     return metadata
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged or no .npz file; preprocess the data again")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in _KEYS if key not in archive.files]
-            if missing:
-                found = ", ".join(archive.files) or "nothing"
-                raise ValueError(
-                    f"{path} lacks {', '.join(missing)}; it has {found}; preprocess the data again"
-                )
-            optional = [key for key in _OPTIONAL_KEYS if key in archive.files]
-            return {key: _load_array(archive, key, path) for key in (*_KEYS, *optional)}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); preprocess the data again") from error
-
-
-def _load_array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
-    try:
-        return archive[key]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise ValueError(f"{path}: {key!r} is damaged ({error})") from error
-        raise ValueError(
-            f"{path}: {key!r} holds Python objects, which are not read because a pickle can run "
-            f"code ({error}). If you trust the file, save it again with plain arrays: "
-            "data = dict(np.load(path, allow_pickle=True)); "
-            "np.savez(path, **{key: np.array(value.tolist()) for key, value in data.items()})"
-        ) from error
 
 
 def _check_consistent(path: Path, metadata: dict[str, np.ndarray]) -> None:

@@ -14,9 +14,11 @@ from dust3r.evaluation.report import TARGETS, number, table
 
 Found = Mapping[str, Any]
 
-# Numbers of a method by what they are called, and where the ones to divide by stand.
+# Columns of the tables; numbers that a method has beside them, as means over images; and those that
+# are divided by the reference's as well.
 MEASURES = ("mae", "aurc", "ause", "rho", "nll", "calibration_error")
-RATIOS = ("mae", "aurc", "ause")
+WITHIN_IMAGES = ("aurc_image", "ause_image", "rho_image")
+RATIOS = ("mae", "aurc", "ause", "aurc_image", "ause_image")
 
 _TITLES = {"mae": "MAE (m)", "aurc": "AURC (m)", "ause": "AUSE (m)", "rho": "rho",
            "nll": "NLL (nats)", "calibration_error": "calibration error"}  # fmt: skip
@@ -46,8 +48,8 @@ class Row:
     """A method on a benchmark, ranked against ``target``, over seeds.
 
     Attributes:
-        numbers: by ``MEASURES``, as far as the method has them, and with ``_ratio`` behind
-            ``RATIOS``, divided by the reference's in the same evaluation.
+        numbers: by ``MEASURES`` and ``WITHIN_IMAGES``, as far as the method has them, and with
+            ``_ratio`` behind ``RATIOS``, divided by the reference's in the same evaluation.
     """
 
     benchmark: str
@@ -155,7 +157,8 @@ def _numbers(
     found: Found, measured: Found, target: str, reference: Found
 ) -> dict[str, float | None]:
     own = measured[OWN]
-    numbers = {key: own[key] for key in ("aurc", "ause", "rho")} | {"mae": measured["mae"]}
+    ranked = ("aurc", "ause", "rho", *WITHIN_IMAGES)
+    numbers = {key: own[key] for key in ranked} | {"mae": measured["mae"]}
     numbers |= {key: found[key] for key in ("nll", "calibration_error") if key in found}
     if target == DEPTH:
         divisors = measured.get(CONFIDENCE, {})

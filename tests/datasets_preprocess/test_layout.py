@@ -70,10 +70,10 @@ def test_missing_or_broken_metadata_say_so(tmp_path):
     path = write_metadata(tmp_path, [scene("kitchen")])
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="not a whole npz file"):
+    with pytest.raises(ValueError, match="is damaged or no .npz file"):
         read_metadata(tmp_path)
     np.savez(path, images=np.array(["a"]))
-    with pytest.raises(ValueError, match="no scenes, sceneids, intrinsics.*it has images"):
+    with pytest.raises(ValueError, match="lacks scenes, sceneids, intrinsics.*it has images"):
         read_metadata(tmp_path)
 
 

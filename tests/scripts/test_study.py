@@ -27,7 +27,9 @@ def study():
 
 def found(method: str, benchmark: str, ause: float) -> dict:
     curve = np.linspace(0.1, 0.3, len(COVERAGES)).tolist()
-    own = {"aurc": 0.1 + ause, "ause": ause, "rho": 0.4, "risk": curve, "oracle_risk": curve}
+    own = {"aurc": 0.1 + ause, "ause": ause, "rho": 0.4}
+    own |= {f"{name}_image": value for name, value in own.items()}
+    own |= {"risk": curve, "oracle_risk": curve}
     return {
         "benchmark": benchmark,
         "method": method,
@@ -78,7 +80,8 @@ def test_seeds_become_one_document_with_its_pictures(study, tmp_path, monkeypatc
     rows = json.loads((tmp_path / "all" / "study.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"conf", "niw"}
     pictures = {path.name for path in (tmp_path / "all").glob("*.png")}
-    assert pictures == {"ause_ratio.png", "aurc_ratio.png", "rooms_curves.png", "blur_curves.png"}
+    bars = {f"{name}.png" for name in study.DRAWN}
+    assert pictures == {*bars, "rooms_curves.png", "blur_curves.png"}
 
 
 def test_an_unknown_family_is_refused_with_those_there_are():

@@ -16,12 +16,17 @@ from dust3r.evaluation.seeds import (
 )
 
 
+def ranked(aurc, ause, rho):
+    """Over all pixels together, and within images a tenth of it."""
+    pooled = {"aurc": aurc, "ause": ause, "rho": rho}
+    return pooled | {f"{name}_image": value / 10 for name, value in pooled.items()}
+
+
 def found(method, ause, benchmark="rooms", mae=0.2, depth=None, **more):
-    ranking = {"aurc": 2 * ause, "ause": ause, "rho": 0.5}
+    ranking = ranked(2 * ause, ause, 0.5)
     targets = {"point": {"mae": mae, "rmse": mae, "own": ranking}}
     if depth is not None:
-        against = {"aurc": 1.0, "ause": 0.5, "rho": 0.1}
-        own = {"aurc": 1.0, "ause": depth, "rho": 0.5}
+        against, own = ranked(1.0, 0.5, 0.1), ranked(1.0, depth, 0.5)
         targets["depth"] = {"mae": mae, "rmse": mae, "own": own, "conf": against}
     return {"benchmark": benchmark, "method": method, "targets": targets, **more}
 
@@ -52,6 +57,13 @@ def test_ratios_are_to_the_reference_even_where_only_the_first_seed_has_it():
     assert niw["ause_ratio"].deviation == pytest.approx(math.sqrt(2) / 10)
     assert niw["aurc_ratio"].mean == pytest.approx(0.6) and niw["mae_ratio"].mean == 1
     assert row(rows, "conf")["ause_ratio"].mean == 1
+
+
+def test_rankings_within_images_are_divided_by_those_within_images():
+    niw = row(over_seeds(RUNS, "conf"), "niw")
+    assert niw["ause_image"].mean == pytest.approx(0.006)
+    assert niw["ause_image_ratio"].mean == pytest.approx(0.6)
+    assert niw["rho_image"].mean == pytest.approx(0.05)
 
 
 def test_numbers_that_are_not_finite_count_for_no_seed():
