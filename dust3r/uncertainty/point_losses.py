@@ -64,9 +64,8 @@ def add_aligned_targets(
 ) -> tuple[Maps, Maps]:
     """As ``add_point_targets``, with the truth of each view moved onto its prediction.
 
-    By the inverse of the similarity of least squares (Umeyama, 1991) that moves the prediction
-    onto the truth. Distributions so trained state errors of shape, in the axes and the unit of the
-    pointmap, whatever its pose and its scale are off by.
+    By the similarity of least squares (Umeyama, 1991). Distributions so trained state errors of
+    shape, in the axes and the unit of the pointmap, whatever its pose and its scale are off by.
     """
     pair = regression.gather(*views, *preds)
     made = []
@@ -88,9 +87,9 @@ def _of_views(pair: PointmapPair) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
         weights = mask.flatten(1).double()
         weights = weights / weights.sum(1, keepdim=True).clamp_min(1)
         rotation, shift, scale = roma.rigid_points_registration(
-            given, wanted, weights, compute_scaling=True
+            wanted, given, weights, compute_scaling=True
         )
-        moved = (wanted - shift[:, None]) @ rotation / scale[:, None, None]
+        moved = scale[:, None, None] * wanted @ rotation.mT + shift[:, None]
         targets.append(moved.to(truth).view_as(truth))
     return targets, valid
 
