@@ -164,7 +164,7 @@ def _uncertainty(group: argparse._ArgumentGroup) -> None:
         choices=("none", "sim3"),
         default="none",
         help="errors that --uq_mode xyz and hetero_xyz learn: as they are in camera 1's frame (as "
-        "published), or what a similarity of each image leaves of them",
+        "published), or what a similarity of each image leaves of them, in metres",
     )
     group.add_argument(
         "--lambda_gate_tv",

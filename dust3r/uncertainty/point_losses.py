@@ -2,9 +2,9 @@
 
 A prediction and its truth are both in camera 1's frame. A distribution is in the unit of its
 pointmap, and so must its target be: ``add_point_targets`` takes the truth to that unit, as far as
-the criterion's ``Regr3D`` leaves the unit open, ``add_aligned_targets`` by a similarity of each
-image: what is left of an error after one is what rankings of uncertainty are judged by. The terms
-are called as those of ``dust3r.uncertainty.losses``.
+the criterion's ``Regr3D`` leaves the unit open. ``add_aligned_targets`` asks for what is left of an
+error after a similarity of the image, which is what rankings of uncertainty are judged by. The
+terms are called as those of ``dust3r.uncertainty.losses``.
 """
 
 from dataclasses import dataclass
@@ -62,10 +62,11 @@ def add_point_targets(
 def add_aligned_targets(
     views: tuple[Maps, Maps], preds: tuple[Maps, Maps], regression: Regr3D
 ) -> tuple[Maps, Maps]:
-    """As ``add_point_targets``, with the truth of each view moved onto its prediction.
+    """As ``add_point_targets``, with targets that are off by what no similarity explains.
 
-    By the similarity of least squares (Umeyama, 1991). Distributions so trained state errors of
-    shape, in the axes and the unit of the pointmap, whatever its pose and its scale are off by.
+    Each view's prediction is moved onto its truth by the similarity of least squares (Umeyama,
+    1991); the target is the prediction plus what then remains of the error, in the truth's unit.
+    Distributions so trained state errors of shape, in metres, whatever pose and scale are off by.
     """
     pair = regression.gather(*views, *preds)
     made = []
@@ -87,10 +88,10 @@ def _of_views(pair: PointmapPair) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
         weights = mask.flatten(1).double()
         weights = weights / weights.sum(1, keepdim=True).clamp_min(1)
         rotation, shift, scale = roma.rigid_points_registration(
-            wanted, given, weights, compute_scaling=True
+            given, wanted, weights, compute_scaling=True
         )
-        moved = scale[:, None, None] * wanted @ rotation.mT + shift[:, None]
-        targets.append(moved.to(truth).view_as(truth))
+        moved = scale[:, None, None] * given @ rotation.mT + shift[:, None]
+        targets.append((given + wanted - moved).to(truth).view_as(truth))
     return targets, valid
 
 

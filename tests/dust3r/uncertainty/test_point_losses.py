@@ -92,21 +92,15 @@ def test_aligned_targets_are_the_prediction_where_a_similarity_explains_the_erro
         torch.testing.assert_close(found[valid], points[valid], rtol=1e-4, atol=1e-4)
 
 
-def test_aligned_targets_are_off_by_the_rest_of_the_error_in_the_prediction_s_unit_and_axes():
+def test_aligned_targets_are_off_by_the_rest_of_the_error_in_metres():
     views, preds = views_and_predictions(scale=7.0)
     noise = torch.randn(*SHAPE, 3, generator=torch.Generator().manual_seed(1))
     bent = ({"pts3d": preds[0]["pts3d"] + 7 * 0.1 * noise}, preds[1])
     first, second = add_aligned_targets(views, bent, Regr3D(L21, norm_mode="?avg_dis"))
     off = (first["point_target"].movedim(1, -1) - bent[0]["pts3d"])[first["point_target_valid"]]
-    # Errors of 0.7 along each axis, less what the similarity takes up.
-    assert 0.7 < off.norm(dim=-1).square().mean().sqrt() < 0.7 * 3**0.5
+    # Errors of 0.1 along each axis, in metres, less what the similarity takes up.
+    assert 0.1 < off.norm(dim=-1).square().mean().sqrt() < 0.1 * 3**0.5
     assert second["point_target_valid"].any()
-    turn = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
-    turned = ({"pts3d": bent[0]["pts3d"] @ turn}, bent[1])
-    again, _ = add_aligned_targets(views, turned, Regr3D(L21, norm_mode="?avg_dis"))
-    valid = again["point_target_valid"]
-    found = again["point_target"].movedim(1, -1)[valid] - turned[0]["pts3d"][valid]
-    torch.testing.assert_close(found, off @ turn, rtol=1e-4, atol=1e-4)
 
 
 def test_a_view_without_valid_pixels_has_no_aligned_targets():
