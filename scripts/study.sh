@@ -103,25 +103,30 @@ fi
 # What depends on no seed is measured with the first one.
 FOLDERS=() FIRST=1
 for seed in $SEEDS; do
-    METHODS="" CKPT=()
+    METHODS="" CKPT=() FREE=""
     method() { METHODS+="$1,"; CKPT+=("${1%%:*}=$2"); } # label:family, checkpoint
+    # As method; what it states of points is in their unit, which are metres only with '?avg_dis'.
+    of_points() { method "$@"; [[ "$NORM" == "?"* ]] || FREE+="${1%%:*},"; }
     if [ -n "$FIRST" ]; then
         method conf:conf "$BASE"
-        method mcd:mcd "$BASE"
-        [ -z "$MEMBERS" ] || method ensemble:ensemble "$MEMBERS"
+        of_points mcd:mcd "$BASE"
+        [ -z "$MEMBERS" ] || of_points ensemble:ensemble "$MEMBERS"
     fi
     for family in $FAMILIES; do
         last="$RUNS/$family/$seed/final.pth"
         case "$family" in
             conf) method conf_trained_on:conf "$last" ;;
-            niw) method niw:niw "$last"; method niw_spread:niw_spread "$last" ;;
-            niw_gated | niw_sim3) method "$family:niw" "$last" ;;
+            niw) of_points niw:niw "$last"; of_points niw_spread:niw_spread "$last" ;;
+            niw_gated) of_points niw_gated:niw "$last" ;;
+            xyz | hetero) of_points "$family:$family" "$last" ;;
+            niw_sim3) method niw_sim3:niw "$last" ;;
             hetero_sim3 | hetero_joint) method "$family:hetero" "$last" ;;
             *) method "$family:$family" "$last" ;;
         esac
     done
     torchrun --standalone --nproc_per_node="$PROCESSES" evaluate.py uq --benchmarks "$BENCHMARKS" \
         --methods "${METHODS%,}" --ckpt "${CKPT[@]}" --num_pairs "$PAIRS" --streaming --same_scale \
+        --scale_free "${FREE%,}" \
         --samples "$SAMPLES" --num_workers 1 --num_panels 0 --output_dir "$OUT/seed_$seed"
     [ -z "$FIRST" ] || python scripts/study.py cost --methods "${METHODS%,}" --ckpt "${CKPT[@]}" \
         --samples "$SAMPLES" --output "$OUT/cost.json"

@@ -327,6 +327,9 @@ def test_methods_and_checkpoints_that_do_not_fit(write_tree, save, tmp_path, log
     assert "there is no file nowhere.pth" in logged()
     assert fresh("uq", root, out, "--methods", "ensemble", "--ckpt", str(ckpt)) == 2
     assert "an ensemble has two members or more" in logged()
+    free = ("--methods", "conf", "--ckpt", str(ckpt), "--scale_free", "conf")
+    assert fresh("uq", root, out, *free) == 2
+    assert "--scale_free conf: of --methods, none state something of points" in logged()
     assert not out.exists()
 
 
@@ -339,6 +342,10 @@ def test_ensembles_and_dropout_run(write_tree, save, tmp_path):
     found = results(tmp_path / "out")
     assert np.isfinite(found["mcd"]["targets"]["point"]["own"]["ause"])
     assert np.isfinite(found["ensemble"]["nll"])
+    assert fresh("uq", root, tmp_path / "free", *ckpts, *more, "--scale_free", "mcd") == 0
+    free = results(tmp_path / "free")
+    assert free["mcd"]["nll"] != found["mcd"]["nll"]
+    assert free["ensemble"]["nll"] == pytest.approx(found["ensemble"]["nll"])
 
 
 def test_pairs_without_any_depth_are_left_out_and_said(write_tree, save, tmp_path, logged):

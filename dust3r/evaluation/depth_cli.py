@@ -18,7 +18,7 @@ from dust3r.evaluation.options import add_shared, evaluation_of
 from dust3r.evaluation.predictions import Predicted
 from dust3r.training.distributed import World
 from dust3r.uncertainty.estimates import POINTMAP
-from dust3r.utils.view import own_depth
+from dust3r.utils.view import own_depth, points_key
 
 HELP = "errors of depth: abs_rel, rmse, a1 and the like"
 MEASURES = ("abs_rel", "abs_diff", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")
@@ -147,8 +147,8 @@ def _update(
     pose1 = pair.views[0]["camera_pose"].float()
     for view, prediction in zip(pair.views, pair.predictions[source], strict=True):
         if method.family == POINTMAP:
-            key = "pts3d" if "pts3d" in prediction else "pts3d_in_other_view"
-            depth = _pointmap_depth(prediction[key].float(), pose1, view, args.alignment)
+            points = prediction[points_key(prediction)].float()
+            depth = _pointmap_depth(points, pose1, view, args.alignment)
         else:
             depth = own_depth_of(prediction, method.family)
         valid = view["valid_mask"][0]

@@ -1,5 +1,6 @@
 """What is measured of one image by one method."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,9 @@ from dust3r.evaluation.methods import DEPTH, POINT, Method, Reading
 from dust3r.evaluation.rankings import Columns
 from dust3r.evaluation.sketch import Curve, Sparse, rank_correlation
 from dust3r.uncertainty.estimates import inverse_confidence
+from dust3r.utils.cloud_scale import NormMode
 from dust3r.utils.geometry import geotrf, inv
+from dust3r.utils.view import points_key
 
 OWN, CONFIDENCE = "own", "conf"
 COUNTS = ("valid", "used", "bad_prediction", "bad_uncertainty", "bad_likelihood", "unaligned")
@@ -68,8 +71,7 @@ def point_errors(view: Maps, prediction: Maps, alignment: str) -> ErrorMaps:
     The similarity is fitted to the valid pixels whose prediction is finite.
     """
     valid = view["valid_mask"][0]
-    key = "pts3d" if "pts3d" in prediction else "pts3d_in_other_view"
-    points, truth = prediction[key][0].float(), view["pts3d"][0].float()
+    points, truth = prediction[points_key(prediction)][0].float(), view["pts3d"][0].float()
     fitted = valid & points.isfinite().all(-1)
     error = torch.full(valid.shape, torch.nan, device=points.device)
     # In the camera's own frame numbers are smallest, and so are their rounding errors.
@@ -81,6 +83,28 @@ def point_errors(view: Maps, prediction: Maps, alignment: str) -> ErrorMaps:
         x, y, z = (moved - truth).square().unbind(-1)
         error.view(-1)[places] = (x + y + z).sqrt()
     return ErrorMaps(valid, error, moved is not None)
+
+
+def metres_of_unit(views: tuple[Maps, Maps], predictions: tuple[Maps, Maps]) -> float:
+    """Metres that the unit of a pair's points stands for: the ratio of true to predicted distance.
+
+    Mean distances from camera 1, of the valid pixels of both views whose prediction is finite, as
+    the criterion of a model without a scale compares them (``norm_mode='avg_dis'``). 1 where there
+    is no such pixel.
+    """
+    to_camera1 = inv(views[0]["camera_pose"].float())
+    predicted, truth, valid = [], [], []
+    for view, prediction in zip(views, predictions, strict=True):
+        points = prediction[points_key(prediction)].float()
+        predicted.append(points.flatten(1, 2))
+        truth.append(geotrf(to_camera1, view["pts3d"].float()).flatten(1, 2))
+        valid.append((view["valid_mask"] & points.isfinite().all(-1)).flatten(1))
+    counted = torch.cat(valid, 1)
+    if not counted.any():
+        return 1.0
+    mean = NormMode.parse("avg_dis")
+    true_length, length = (mean.length(torch.cat(one, 1), counted) for one in (truth, predicted))
+    return float(true_length / length)
 
 
 def depth_errors(view: Maps, reading: Reading) -> Tensor:
@@ -124,6 +148,7 @@ def measure_image(
     geometry: ErrorMaps,
     number: int,
     columns: Columns | None = None,
+    metres: float = 1.0,
 ) -> ImageMeasure:
     """Measure one image, a batch of one, by one method.
 
@@ -133,6 +158,8 @@ def measure_image(
         number: 1 or 2, which view it is.
         columns: of the image, for exact rankings; None gives sketches in place of pixels, and the
             calibration of every eighth pixel.
+        metres: of ``metres_of_unit``, for models without a scale. What families on points state
+            goes to metres by it: deviations before they rank, and densities.
     """
     streaming = columns is None
     reading = method.read(prediction)
@@ -140,7 +167,7 @@ def measure_image(
     maps = {POINT: geometry.point}
     if DEPTH in method.targets:
         maps[DEPTH] = depth_errors(view, reading)
-    doubts = {OWN: reading.total[0]}
+    doubts = {OWN: reading.total[0] * metres}
     if CONFIDENCE in rankings_of(method, "conf" in prediction):
         doubts[CONFIDENCE] = inverse_confidence(prediction)[0]
     good_errors = valid & torch.stack([m.isfinite() for m in maps.values()]).all(0)
@@ -169,21 +196,28 @@ def measure_image(
         target: (float(e.sum(dtype=np.float64)), float(np.square(e, dtype=np.float64).sum()))
         for target, e in errors.items()
     }
-    _likelihood(measure, view, reading, pose1, used, streaming)
+    _likelihood(measure, view, reading, pose1, used, metres, streaming)
     _rank(measure, errors, uncertainties, columns)
     return measure
 
 
 def _likelihood(
-    measure: ImageMeasure, view: Maps, reading: Reading, pose1: Tensor, used: Tensor, thin: bool
+    measure: ImageMeasure,
+    view: Maps,
+    reading: Reading,
+    pose1: Tensor,
+    used: Tensor,
+    metres: float,
+    thin: bool,
 ) -> None:
     if reading.nll is None:
         return
     if reading.depth is not None:
         truth = view["depthmap"].float()
     else:
-        truth = geotrf(inv(pose1.float()), view["pts3d"].float())
-    nll = reading.nll(truth)[0].flatten()[used].double()
+        truth = geotrf(inv(pose1.float()), view["pts3d"].float()) / metres
+    # Of a density in metres; depths have one axis, and no scale to go by.
+    nll = reading.nll(truth)[0].flatten()[used].double() + 3 * math.log(metres)
     finite = nll.isfinite()
     measure.nll = float(nll[finite].sum()), int(finite.sum())
     measure.counts["bad_likelihood"] = int((~finite).sum())

@@ -8,7 +8,8 @@ its uncertainty is ranked against follows from what it is about:
 - ``depth``, for families about depth as well: difference of the family's own depth from the true
   one after a scale for each image, since this is what it learnt to doubt.
 
-Likelihood and calibration are of the stated distribution, in its own unit, aligned to nothing.
+Likelihood and calibration are of the stated distribution, aligned to nothing; of points without a
+scale, in the unit that they are in (see ``measure.metres_of_unit``).
 """
 
 import difflib
@@ -66,6 +67,11 @@ class Method:
     def targets(self) -> tuple[str, ...]:
         """What its uncertainty is ranked against."""
         return (POINT, DEPTH) if self.family in _DEPTHS else (POINT,)
+
+    @property
+    def on_points(self) -> bool:
+        """Whether it states a distribution of points, in the unit that these are in."""
+        return self.family != POINTMAP and families.FAMILIES[self.family].points is not None
 
     def read(self, prediction: Prediction) -> Reading:
         """What the family says; raises ``ValueError`` where the prediction is of another."""

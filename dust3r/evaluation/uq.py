@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from dust3r.evaluation import benchmarks as named
-from dust3r.evaluation.measure import measure_image, point_errors, rankings_of
+from dust3r.evaluation.measure import measure_image, metres_of_unit, point_errors, rankings_of
 from dust3r.evaluation.methods import Method
 from dust3r.evaluation.networks import Source, prediction_keys
 from dust3r.evaluation.pooled import pooled
@@ -63,6 +63,8 @@ class Evaluation:
         sources: label of a method -> source name.
         alignment: of points, see ``alignment.align_points``.
         streaming: sketches in place of all pixels.
+        scale_free: labels of methods whose points have no scale, and what they state neither; see
+            ``measure.metres_of_unit``.
         num_workers: processes that measure stored predictions; the numbers do not depend on it.
     """
 
@@ -72,6 +74,7 @@ class Evaluation:
     sources: Mapping[str, str]
     alignment: str = "umeyama"
     streaming: bool = False
+    scale_free: frozenset[str] = frozenset()
     has_confidence: bool = True
     num_workers: int = 0
     skipped: dict[str, list[str]] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class Evaluation:
             "sources": dict(self.sources),
             "alignment": self.alignment,
             "mode": "streaming" if self.streaming else "exact",
+            "scale_free": sorted(self.scale_free),
         }
 
     def write_pairs(self, folder: Path) -> None:
@@ -137,6 +141,10 @@ class Evaluation:
             ]
             for source, predictions in pair.predictions.items()
         }
+        metres = {
+            source: metres_of_unit(pair.views, pair.predictions[source])
+            for source in {self.sources[label] for label in self.scale_free}
+        }
         record = PairRecord()
         columns = [None if self.streaming else Columns() for _ in pair.views]
         for method in self.methods:
@@ -151,6 +159,7 @@ class Evaluation:
                     geometry[source][n],
                     n + 1,
                     columns[n],
+                    metres[source] if method.label in self.scale_free else 1.0,
                 )
                 for n, view in enumerate(pair.views)
             ]

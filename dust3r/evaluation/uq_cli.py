@@ -13,7 +13,7 @@ from dust3r.evaluation.alignment import POINT_ALIGNMENTS
 from dust3r.evaluation.benchmarks import EXAMPLE
 from dust3r.evaluation.figures import curves_figure, image_figure
 from dust3r.evaluation.measure import OWN
-from dust3r.evaluation.methods import POINT, Method
+from dust3r.evaluation.methods import POINT, Method, parse_methods
 from dust3r.evaluation.options import add_families, add_shared, evaluation_of
 from dust3r.evaluation.page import Panel, page, png_bytes
 from dust3r.evaluation.records import RecordStore
@@ -42,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser, **_: Any) -> None:
     add("--output_dir", required=True, type=Path, help="folder that the files go to")
     add("--alignment", choices=POINT_ALIGNMENTS, default="umeyama", help="of points, per image")
     add(
+        "--scale_free",
+        metavar="METHODS",
+        default="",
+        help="methods, by commas, or all, whose points have no scale (DUSt3R, norm_mode without "
+        "'?'), and what they state of points neither: deviations and densities go to metres by "
+        "the ratio of mean distances, for each pair",
+    )
+    add(
         "--streaming",
         action="store_true",
         help="less time and disk: sketches in place of all pixels",
@@ -68,7 +76,13 @@ def run(args: argparse.Namespace, world: World, **_: Any) -> str:
         ValueError, FileNotFoundError, dust3r.training.checkpoint.CheckpointError: an argument or a
             file is wrong, and the message says how to mend it.
     """
-    evaluation = evaluation_of(args, world, alignment=args.alignment, streaming=args.streaming)
+    evaluation = evaluation_of(
+        args,
+        world,
+        alignment=args.alignment,
+        streaming=args.streaming,
+        scale_free=_scale_free(args.scale_free, parse_methods(args.methods)),
+    )
     store = RecordStore(args.output_dir / RECORDS)
     # Every rank has to see a refusal; of the main one's files, only once they are written.
     if world.is_main:
@@ -89,6 +103,7 @@ def run(args: argparse.Namespace, world: World, **_: Any) -> str:
             f"{method.label} ({evaluation.sources[method.label]})" for method in evaluation.methods
         ),
         "points aligned by": args.alignment,
+        "points without a scale": ", ".join(sorted(evaluation.scale_free)) or "none",
         "rankings": "streaming" if args.streaming else "exact, of all pixels",
     }
     results = {"settings": evaluation.settings(), "told": told, "results": found}
@@ -106,6 +121,20 @@ def run(args: argparse.Namespace, world: World, **_: Any) -> str:
     content = page("Uncertainty of reconstructions", told, found, curves, panels)
     report.write_text(args.output_dir / "results.html", content)
     return f"{text}\nin {args.output_dir}\n"
+
+
+def _scale_free(text: str, methods: Sequence[Method]) -> frozenset[str]:
+    """Labels of the methods on points that ``--scale_free`` names."""
+    on_points = {method.label for method in methods if method.on_points}
+    if text == "all":
+        return frozenset(on_points)
+    named = {part.strip() for part in text.split(",")} - {""}
+    if named - on_points:
+        raise ValueError(
+            f"--scale_free {', '.join(sorted(named - on_points))}: of --methods, "
+            f"{', '.join(sorted(on_points)) or 'none'} state something of points"
+        )
+    return frozenset(named)
 
 
 def _panels(

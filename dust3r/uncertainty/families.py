@@ -18,6 +18,7 @@ from dust3r.uncertainty.points import (
     PointGaussian,
     nig_of_points,
 )
+from dust3r.utils.view import points_key
 
 Prediction = Mapping[str, Tensor]
 SQUARE_METRES = "m^2"
@@ -174,10 +175,11 @@ def _sampled(name: str, from_what: str) -> Family:
         """With the mean and the variance of the samples, as Lakshminarayanan et al., 2017."""
         epistemic, aleatoric = variances(prediction)
         total = epistemic if aleatoric is None else epistemic + aleatoric
-        key = "pts3d" if "pts3d" in prediction else "pts3d_in_other_view"
         tiny = torch.finfo(total.dtype).tiny
         # Kept from 0, where all samples agree; NaN stays NaN.
-        return PointGaussian(prediction[key].movedim(-1, 1), total.clamp(min=tiny).log())
+        return PointGaussian(
+            prediction[points_key(prediction)].movedim(-1, 1), total.clamp(min=tiny).log()
+        )
 
     return Family((between,), parts, SQUARE_METRES, from_what, gaussian)
 

@@ -19,6 +19,7 @@ from dust3r.uncertainty.stated import (
     stated,
 )
 from dust3r.utils.geometry import geotrf, inv
+from dust3r.utils.view import points_key
 
 # In order of preference, as of alignments.
 HEAD_OF_FAMILY = {"feat": FEAT, "geom": GEO}
@@ -127,8 +128,7 @@ def predicted_points(prediction: Mapping[str, Tensor], family: str) -> Tensor:
     read = FAMILIES[family].points
     if read is not None:
         return read(prediction).mean.movedim(1, -1).float()
-    key = "pts3d" if "pts3d" in prediction else "pts3d_in_other_view"
-    return prediction[key].float()
+    return prediction[points_key(prediction)].float()
 
 
 class Reliability:

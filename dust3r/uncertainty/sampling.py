@@ -19,6 +19,7 @@ from croco.dpt import FusionBlock
 from dust3r.heads.linear import PointmapLinear
 from dust3r.model import AsymmetricCroCo3DStereo, load_model
 from dust3r.uncertainty.families import FAMILIES, family_of, sampled_keys
+from dust3r.utils.view import points_key
 
 Prediction = dict[str, Tensor]
 Encoded = tuple[Tensor, Tensor]
@@ -197,7 +198,7 @@ class Moments:
 
     def add(self, predictions: tuple[Prediction, Prediction]) -> None:
         """Count the predictions of one more sample."""
-        points = [prediction[_points_key(prediction)].float() for prediction in predictions]
+        points = [prediction[points_key(prediction)].float() for prediction in predictions]
         within = [_variance_within(prediction) for prediction in predictions]
         if self.same_scale and self.count:
             factor = _scale_to(self.first, points)
@@ -208,7 +209,7 @@ class Moments:
         if self.count == 1:
             self.first, self.mean, self.within, self.others = points, points, within, others
             self.deviations = [torch.zeros_like(p) for p in points]
-            self.keys = [_points_key(prediction) for prediction in predictions]
+            self.keys = [points_key(prediction) for prediction in predictions]
             return
         for view in range(len(points)):
             step = points[view] - self.mean[view]
@@ -285,10 +286,6 @@ def _check_enough(members: int) -> None:
             f"an ensemble has two members or more, and this one has {members}: give more "
             "checkpoints, trained with different --seed"
         )
-
-
-def _points_key(prediction: Prediction) -> str:
-    return "pts3d" if "pts3d" in prediction else "pts3d_in_other_view"
 
 
 def _variance_within(prediction: Prediction) -> Tensor | None:

@@ -1,5 +1,6 @@
 """The contract of a view (DESIGN 2), checked once where a batch enters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ TRUTH_KEYS = {
 }
 
 View = dict[str, Any]
+
+
+def points_key(prediction: Mapping[str, Any]) -> str:
+    """Where the points (B,H,W,3) of a prediction are, of view 1 or of view 2."""
+    return "pts3d" if "pts3d" in prediction else "pts3d_in_other_view"
 
 
 def check_view(view: View, with_truth: bool = True) -> None:
