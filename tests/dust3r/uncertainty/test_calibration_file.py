@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dust3r.uncertainty import calibration_file
-from dust3r.uncertainty.calibration import Calibration
+from dust3r.uncertainty.calibration import LEVELS, Calibration
 from dust3r.uncertainty.calibration_fit import fit
 from dust3r.uncertainty.calibration_samples import ErrorSamples
 
@@ -168,3 +168,11 @@ def test_radii_that_sink_or_overflow_are_refused(stored) -> None:
     stored.write_text(json.dumps(content).replace('"scale": ', '"scale": 1e400, "was": ', 1))
     with pytest.raises(ValueError, match="unknown: was"):
         calibration_file.load(stored)
+
+
+@pytest.mark.parametrize("family", ["geom", "feat", "conf"])
+def test_the_shipped_calibrations_are_of_the_shipped_weights(family) -> None:
+    weights = Path(__file__).parents[3] / "checkpoints" / "rooms_small_uq.safetensors"
+    found = calibration_file.load_for("auto", weights, [family])
+    assert found.family == family
+    assert found.coverage["conformal"][LEVELS.index(0.9)] == pytest.approx(0.9, abs=0.02)
