@@ -18,8 +18,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
-class DepthRMSE(Metric):
-    """Root mean squared error, in the unit of the errors."""
+class PixelMean(Metric):
+    """Mean over all pixels that were added; subclasses state of what."""
 
     is_differentiable = False
     higher_is_better = False
@@ -30,36 +30,33 @@ class DepthRMSE(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
+    def _add(self, values: Tensor) -> None:
+        self.total += values.double().sum()
+        self.count += values.numel()
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).float()
+
+
+class DepthRMSE(PixelMean):
+    """Root mean squared error, in the unit of the errors."""
+
     def update(self, error: Tensor, mask: Tensor | None = None) -> None:
         """Add errors, signed or not, of any shape, where ``mask`` (bool, same shape) holds."""
         (error,) = _select(mask, error)
-        self.total += error.double().square().sum()
-        self.count += error.numel()
+        self._add(error.double().square())
 
     def compute(self) -> Tensor:
         return (self.total / self.count).sqrt().float()
 
 
-class PredictiveNLL(Metric):
+class PredictiveNLL(PixelMean):
     """Mean negative log-likelihood per pixel, in nats."""
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-
-    def __init__(self, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, nll: Tensor, mask: Tensor | None = None) -> None:
         """Add NLLs of any shape, where ``mask`` (bool, same shape) holds."""
         (nll,) = _select(mask, nll)
-        self.total += nll.double().sum()
-        self.count += nll.numel()
-
-    def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        self._add(nll)
 
 
 class PixelRanking(Metric):
