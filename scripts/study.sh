@@ -30,7 +30,7 @@ done
 source "$(dirname "$0")/env.sh"
 if [ -n "$QUICK" ]; then
     OUT="${OUT:-output/study_quick}" DATA="${DATA:-$OUT/rooms}"
-    SEEDS="${SEEDS:-0}" STEPS_112="${STEPS_112:-120}" STEPS_224="${STEPS_224:-20}" PAIRS="${PAIRS:-16}"
+    SEEDS="${SEEDS:-0}" STEPS_112="${STEPS_112:-80}" STEPS_224="${STEPS_224:-16}" PAIRS="${PAIRS:-12}"
     TRAIN_ROOMS="${TRAIN_ROOMS:-24}" TEST_ROOMS="${TEST_ROOMS:-8}" IMAGES="${IMAGES:-16}" SAMPLES="${SAMPLES:-4}"
 fi
 OUT="${OUT:-output/study}" DATA="${DATA:-data/rooms_small}"
