@@ -219,4 +219,5 @@ def _swapped(bits: np.ndarray) -> np.ndarray:
 def _add(state: Tensor, bins: np.ndarray, values: np.ndarray) -> None:
     index = torch.from_numpy(np.asarray(bins, np.int64)).to(state.device)
     # Bins of a part are distinct, so that nothing is lost by adding in place.
-    state[index] += torch.from_numpy(np.asarray(values)).to(state)
+    # A copy, as values may be read-only: torch knows no such arrays.
+    state[index] += torch.tensor(values).to(state)
