@@ -41,6 +41,7 @@ from dust3r.utils.device import chosen_device
 from dust3r.utils.files import atomic_path
 from dust3r.utils.geometry import geotrf, inv, project
 from dust3r.utils.image import rgb
+from dust3r.utils.npz import load_arrays
 from dust3r.utils.plots import Block, Chart, save_png, sheet
 from mast3r.matching import Matches, match_views
 
@@ -139,8 +140,7 @@ def choose_pairs(
     Raises:
         ValueError: no pair overlaps so much.
     """
-    with np.load(dataset.root / METADATA, allow_pickle=False) as archive:
-        stated = archive["pairs"]
+    stated = load_arrays(dataset.root / METADATA, ("pairs",))["pairs"]
     overlaps = stated[:, 2] if stated.shape[1] > 2 else np.full(len(stated), np.nan)
     usable = np.flatnonzero(~(overlaps < min_overlap))
     if not len(usable):

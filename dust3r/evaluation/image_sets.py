@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from dust3r.datasets.scannetpp import METADATA, ScanNetpp
+from dust3r.utils.npz import load_arrays
 
 _ATTEMPTS = 1000
 
@@ -68,8 +69,7 @@ def chain(
 
 def overlapping(dataset: ScanNetpp, least: float) -> np.ndarray:
     """(P, 2) pairs of images; all where the data set states no overlap."""
-    with np.load(dataset.root / METADATA, allow_pickle=False) as archive:
-        stated = archive["pairs"]
+    stated = load_arrays(dataset.root / METADATA, ("pairs",))["pairs"]
     if stated.shape[1] < 3:
         return dataset.pairs
     overlap = {(int(a), int(b)): share for a, b, share in stated[:, :3]}

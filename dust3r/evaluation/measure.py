@@ -216,7 +216,7 @@ def _likelihood(
         truth = view["depthmap"].float()
     else:
         truth = geotrf(inv(pose1.float()), view["pts3d"].float()) / metres
-    # Of a density in metres; depths have one axis, and no scale to go by.
+    # A density of points is one over three axes; for families about depth ``metres`` is 1.
     nll = reading.nll(truth)[0].flatten()[used].double() + 3 * math.log(metres)
     finite = nll.isfinite()
     measure.nll = float(nll[finite].sum()), int(finite.sum())

@@ -25,12 +25,16 @@ def load_arrays(
         ValueError: it is damaged, or none, or lacks one of ``keys``, or has Python objects in one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {mend}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged or no .npz file; {mend}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        opened = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; {mend}") from None
+    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no .npz file; {mend}") from error
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError(f"{path} is a single array and no .npz file; {mend}")
+    try:
+        with opened as archive:
             missing = [key for key in keys if key not in archive.files]
             if missing:
                 found = ", ".join(archive.files) or "nothing"

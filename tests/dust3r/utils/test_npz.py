@@ -52,6 +52,13 @@ def test_python_objects_are_not_read(path):
         load_arrays(path, ("a",))
 
 
+def test_a_single_array_is_refused(path):
+    np.save(path.with_suffix(".npy"), np.arange(3))
+    path.with_suffix(".npy").rename(path)
+    with pytest.raises(ValueError, match="some.npz is a single array and no .npz file"):
+        load_arrays(path, ())
+
+
 def test_what_is_no_array_is_refused(path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("text.txt", "hello")
