@@ -19,6 +19,7 @@ from dust3r.heads import build_head
 from dust3r.heads.postprocess import Mode
 from dust3r.patch_embed import PATCH_EMBEDS, PatchEmbedDust3R
 from dust3r.training import checkpoint
+from dust3r.uncertainty.families import family_of_head
 from dust3r.utils.hub import HUB_ERRORS, not_found
 from dust3r.utils.spec import MODELS, SpecError, build
 
@@ -117,8 +118,8 @@ class AsymmetricCroCo3DStereo(
 
     @property
     def states_variance(self) -> bool:
-        """Whether predictions hold a variance of depth: GeoUQ's or FeatUQ's."""
-        return "uq" in self.head_type
+        """Whether predictions hold a variance: of depth (GeoUQ, FeatUQ), or of points."""
+        return family_of_head(self.head_type) is not None
 
     def check_output_mode(self, output_mode: str, head_type: str) -> None:
         """Raises ValueError where the head does not give what ``output_mode`` asks for."""

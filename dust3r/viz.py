@@ -48,7 +48,9 @@ _LABEL = 48
 _DESCRIPTION = """\
 Depth, standard deviation and error of a checkpoint on a dataset: a PNG for each of some pairs, and
 summary.png, summary.json and summary.md over them, or with --all over all pairs of the dataset.
-With --calibration also calibration.png: what share of true depths lies within what was to hold it.
+Of models with a distribution of points the deviation is that along the camera's optical axis.
+With --calibration also calibration.png: what share of true depths, or points, lies within what was
+to hold it.
 """
 
 
@@ -83,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="draw deviations as this file of evaluate.py calibrate mends them, and whether they "
         f"hold what they should; a folder of such files, or {AUTO}: that of the checkpoint, where "
-        "FeatUQ's comes before GeoUQ's",
+        "FeatUQ's comes before GeoUQ's, and those of distributions of points come last",
     )
     add("--batch_size", type=count, default=4, help="pairs at a time (%(default)s)")
     add("--num_workers", type=int, default=2, help="processes that load (%(default)s)")
@@ -248,6 +250,8 @@ def _reliability(args: argparse.Namespace, reliability: Reliability) -> dict[str
         {
             "file": str(args.calibration),
             "head": reliability.head,
+            "region": calibration.region,
+            "alignment": calibration.alignment,
             "scale": calibration.scale,
             "fitted_on": calibration.dataset,
             "images": after.images,
@@ -276,7 +280,8 @@ def _heading(number: int, label: str, records: list[dict[str, Any]]) -> str:
 
 def _more(head: dict[str, float]) -> str:
     if "ause" in head:
-        return f", NLL {head['nll']:.3g}, AUSE {head['ause']:.3g} m"
+        likelihood = f", NLL {head['nll']:.3g}" if "nll" in head else ""
+        return f"{likelihood}, AUSE {head['ause']:.3g} m"
     return f", AUSE of 1/conf {head['ause_conf']:.3g} m" if "ause_conf" in head else ""
 
 

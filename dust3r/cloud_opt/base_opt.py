@@ -55,6 +55,7 @@ class BaseOptimizer(Scene):
             notes,
             **options,
         )
+        self.deviations_of = data.sigmas_of
         self.im_conf = _largest_confidences(data)
 
 

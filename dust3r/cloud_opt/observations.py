@@ -11,9 +11,14 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from dust3r.uncertainty.families import point_distribution
+from dust3r.utils.view import points_key
+
 log = logging.getLogger(__name__)
 
 WEIGHTS = ("confidence", "uncertainty")
+# What deviations are of.
+DEPTH, POINT = "depth", "point"
 
 # A confidence of 1 is the least a published model states; its logarithm alone would be no vote.
 _LEAST_VOTE = 0.02
@@ -35,7 +40,10 @@ class Observations:
         shapes: (height, width) of image n.
         points: pointmaps of first and second images, both in the first camera's frame.
         confidences: of the same.
-        sigmas: standard deviation of depth over depth, of the same; None where none is stated.
+        sigmas: standard deviation of depth over depth, of the same; of models that state a
+            distribution of points, the root of a point's expected squared error over its distance
+            from the first camera. None where none is stated.
+        sigmas_of: ``'depth'`` or ``'point'``, what ``sigmas`` are of.
         masks: (H, W) bool of image n: which pixels have a vote.
         weights: one of ``WEIGHTS``.
     """
@@ -48,6 +56,7 @@ class Observations:
     sigmas: tuple[Sequence[Tensor], Sequence[Tensor]] | None
     masks: tuple[Tensor, ...]
     weights: str
+    sigmas_of: str = DEPTH
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -147,9 +156,10 @@ def check_weights(weights: str, states_variance: bool) -> None:
         raise ValueError(f"weights={weights!r} is neither of {WEIGHTS}")
     if weights == "uncertainty" and not states_variance:
         raise ValueError(
-            "weights='uncertainty' needs a model that states a variance (head_type='dpt_uq' or "
-            "'dpt_uq_feat'), and this one gives points and confidences alone: use "
-            "weights='confidence', or a checkpoint such as checkpoints/rooms_small_uq.safetensors"
+            "weights='uncertainty' needs a model that states a variance (head_type='dpt_uq', "
+            "'dpt_uq_feat' or one on points, 'catmlp+dpt+xyz_...'), and this one gives points and "
+            "confidences alone: use weights='confidence', or a checkpoint such as "
+            "checkpoints/rooms_small_uq.safetensors"
         )
 
 
@@ -172,6 +182,9 @@ def read_output(
     if not ids1:
         raise ValueError("there is no pair to align: make_pairs gave none")
     sigmas = _relative_sigmas(pred1), _relative_sigmas(pred2)
+    sigmas_of = DEPTH
+    if sigmas[0] is None:
+        sigmas, sigmas_of = (_sigmas_of_points(pred1), _sigmas_of_points(pred2)), POINT
     has_sigmas = sigmas[0] is not None and sigmas[1] is not None
     check_weights(weights, states_variance=has_sigmas)
     keep, image_ids, notes = _largest_part(ids1, ids2)
@@ -202,6 +215,7 @@ def read_output(
             for shape, mask in zip(shapes, masks, strict=True)
         ),
         weights=weights,
+        sigmas_of=sigmas_of,
     ), notes
 
 
@@ -217,6 +231,19 @@ def _relative_sigmas(prediction: Mapping[str, Any]) -> list[Tensor] | None:
                 for m, v in zip(prediction[mean], prediction[variance], strict=True)
             ]
     return None
+
+
+def _sigmas_of_points(prediction: Mapping[str, Any]) -> list[Tensor] | None:
+    """Deviation of points over their distance from camera 1, (H, W) per pair."""
+    points, found = prediction[points_key(prediction)], []
+    for pair, cloud in enumerate(points):
+        maps = {name: value[pair][None] for name, value in prediction.items()}
+        said = point_distribution(maps)
+        if said is None:
+            return None
+        deviation = said.total.sum(dim=1)[0].sqrt()
+        found.append(deviation.float() / cloud.float().norm(dim=-1).clamp_min(1e-6))
+    return found
 
 
 def _largest_part(ids1: list[int], ids2: list[int]) -> tuple[list[int], list[int], list[str]]:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from dust3r.cloud_opt.base_opt import BaseOptimizer
 from dust3r.cloud_opt.fusion import fuse_rays, spread_of
 from dust3r.cloud_opt.init_poses import align_to_known, initialise
+from dust3r.cloud_opt.observations import POINT
 from dust3r.cloud_opt.pinhole import pixel_grid
 from dust3r.cloud_opt.residuals import Kernel
 from dust3r.cloud_opt.similarity import apply, rigid_of, scale_of, scaling
@@ -139,7 +140,7 @@ class PointCloudOptimizer(BaseOptimizer):
         return free
 
     def _fuse(self) -> tuple[list[Tensor], list[Tensor] | None]:
-        """Depth, and its standard deviation, of every pixel from all pairs that show it."""
+        """Depth, and ``get_deviations``, of every pixel from all pairs that show it."""
         state = self._aligned()
         if self._fused is not None:
             return self._fused
@@ -164,7 +165,13 @@ class PointCloudOptimizer(BaseOptimizer):
             if data.sigmas is not None:
                 stated = torch.stack([data.sigmas[side][pair].flatten() for side, pair in said])
                 depths = (maps * rays).sum(-1) / rays.square().sum(-1)
+                far = depth
+                if data.sigmas_of == POINT:
+                    # Stated of distances from the pair's first camera, wanted of the image's own.
+                    size = scale_of(moves_here)[:, None].float()
+                    stated *= size * torch.stack(clouds).norm(dim=-1) / maps.norm(dim=-1)
+                    far = depth * rays.norm(dim=-1)
                 relative = spread_of(depths, depth, weights, stated)
-                deviations.append((relative * scale * depth).view(height, width))
+                deviations.append((relative * scale * far).view(height, width))
         self._fused = depthmaps, deviations if data.sigmas is not None else None
         return self._fused

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dust3r.cloud_opt.base_opt import BaseOptimizer
 from dust3r.cloud_opt.init_poses import solve_pnp
+from dust3r.cloud_opt.observations import POINT
 from dust3r.cloud_opt.pinhole import focal_in_view, pixel_grid
 from dust3r.cloud_opt.similarity import apply
 
@@ -79,6 +80,8 @@ class PairViewer(BaseOptimizer):
         sigmas = self.observations.sigmas
         if sigmas is None:
             return None
-        return [
-            sigmas[self._sides[n]][self._pair] * depth for n, depth in enumerate(self._depthmaps)
-        ]
+        far = self._depthmaps
+        if self.deviations_of == POINT:
+            points = self.observations.points
+            far = [points[self._sides[n]][self._pair].float().norm(dim=-1) for n in (0, 1)]
+        return [sigmas[self._sides[n]][self._pair] * far[n] for n in (0, 1)]

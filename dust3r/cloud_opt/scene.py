@@ -39,12 +39,14 @@ class Scene:
     Attributes:
         imshapes: (height, width) per image.
         im_conf: (H, W) confidence of each pixel, per image.
+        deviations_of: what ``get_deviations`` is of, ``'depth'`` or ``'point'``.
 
     Raises:
         ValueError: a mask that covers a whole image, or a shared camera of images of many sizes.
     """
 
     im_conf: list[Tensor]
+    deviations_of: str = "depth"
 
     def __init__(
         self,
@@ -160,8 +162,9 @@ class Scene:
         raise NotImplementedError
 
     def get_deviations(self) -> list[Tensor] | None:
-        """Standard deviation (H, W) of every image's depth, in scene units; None without a model
-        that states variances."""
+        """Standard deviation (H, W) of every image's depth, in scene units; of models that state
+        a distribution of points, the root of each point's expected squared error. None without a
+        model that states variances."""
         raise NotImplementedError
 
     def get_focals(self) -> Tensor:

@@ -65,7 +65,8 @@ def _blocks(
     if reconstruction.deviations is not None:
         deviations = shown(reconstruction.deviations)
         colours = Colours.logarithmic(deviations)
-        columns.append(_maps("standard deviation of depth", deviations, colours))
+        title = f"standard deviation of {reconstruction.deviations_of}"
+        columns.append(_maps(title, deviations, colours))
     if reconstruction.radii90 is not None:
         radii = shown(reconstruction.radii90)
         title = "radius that holds 90% of the points"

@@ -10,6 +10,7 @@ from huggingface_hub import hf_hub_download
 from dust3r.model import AsymmetricCroCo3DStereo, for_upright_images, load_model
 from dust3r.uncertainty.calibration import Calibration
 from dust3r.uncertainty.calibration_file import load_for
+from dust3r.uncertainty.families import family_of_head
 from dust3r.utils.hub import HUB_ERRORS, not_found
 from dust3r.utils.spec import MODELS
 
@@ -73,21 +74,19 @@ def load_calibration(
 
     Raises:
         FileNotFoundError, ValueError: see ``dust3r.uncertainty.calibration_file.load_for``; or
-            the model states no deviation of depth, or was not loaded from a file.
+            the model states no deviation, or was not loaded from a file.
     """
     if name is None:
         return None
     if not model.states_variance:
         raise ValueError(
-            "--calibration needs a model that states a deviation of depth: give --weights whose "
-            "head_type is dpt_uq or dpt_uq_feat"
+            "--calibration needs a model that states a deviation: give --weights whose head_type "
+            "is dpt_uq or dpt_uq_feat, or has a distribution of points"
         )
     path = weights or (Path(model_name) if model_name else _shipped(()))
     if not path.is_file():
         raise ValueError(f"--calibration is for a file of weights, and {path} is none")
-    # As the alignment does, which takes the deviations of FeatUQ where there are both.
-    family = "feat" if model.head_type.endswith("feat") else "geom"
-    return load_for(name, path, [family])
+    return load_for(name, path, [family_of_head(model.head_type)])
 
 
 def native_size(model: AsymmetricCroCo3DStereo) -> int:

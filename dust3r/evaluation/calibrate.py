@@ -23,6 +23,7 @@ from dust3r.evaluation.uq import Evaluation, PairSet
 from dust3r.training.distributed import World
 from dust3r.uncertainty.calibration import (
     STATED,
+    UNALIGNED,
     BinnedBy,
     Calibration,
     Kind,
@@ -72,6 +73,7 @@ class FitOptions:
     scale_by: ScaleBy = "nll"
     bins: int = 1
     binned_by: BinnedBy | None = None
+    alignment: str = UNALIGNED
 
     def fit(self, samples: ErrorSamples, subject: Subject, **told: Any) -> Calibration:
         # Mahalanobis lengths are whitened: they have one sigma, of which there are no groups.
@@ -84,6 +86,7 @@ class FitOptions:
             scale_by=self.scale_by,
             bins=1 if whitened else self.bins,
             binned_by=None if whitened else self.binned_by,
+            alignment=self.alignment,
             **told,
         )
 
@@ -214,7 +217,8 @@ class Calibrating:
             for number, (view, prediction) in enumerate(
                 zip(pair.views, predictions, strict=True), 1
             ):
-                found = view_errors(view, prediction, family, pose1, subject.region)
+                told = subject.region, self.options.alignment
+                found = view_errors(view, prediction, family, pose1, *told)
                 yield subject, number, view, found
 
     def _held(

@@ -26,7 +26,15 @@ from dust3r.evaluation.page import Section, document, png_bytes
 from dust3r.evaluation.predictions import read_index
 from dust3r.evaluation.uq import Evaluation, PairSet
 from dust3r.training.distributed import World
-from dust3r.uncertainty.calibration import LEVELS, BinnedBy, Calibration, Kind, ScaleBy
+from dust3r.uncertainty.alignment import POINT_ALIGNMENTS
+from dust3r.uncertainty.calibration import (
+    LEVELS,
+    UNALIGNED,
+    BinnedBy,
+    Calibration,
+    Kind,
+    ScaleBy,
+)
 from dust3r.uncertainty.calibration_file import path_beside, save, sha256_of
 from dust3r.utils.arguments import count
 from dust3r.utils.files import atomic_path
@@ -42,7 +50,8 @@ Fits on --dataset what makes stated deviations true (variance scaling, isotonic 
 split-conformal radii), and measures on --benchmarks, which share no image with it, how much lies
 within regions that are to hold 50, 80, 90 and 95%, before and after. Intervals of depth for geom,
 and feat, balls around points for all others; 1 / confidence states nothing before it is calibrated.
-Predictions are held against the truth as they are, in metres. Writes
+Predictions are held against the truth as they are, in metres, or with --alignment after a
+similarity for each image. Writes
 <checkpoint>.<method's family>.calibration.json beside each checkpoint or to --calibration_dir,
 where viz_uq.py and demo.py find it with --calibration, and calibration.csv, images.csv,
 calibration.json, calibration.md, calibration.html, pairs.json and <benchmark>_reliability.png to
@@ -88,6 +97,13 @@ def add_arguments(parser: argparse.ArgumentParser, **_: Any) -> None:
         choices=get_args(BinnedBy),
         help="what groups are of: sigma / depth, or sigma, which no scene without metres can use",
     )
+    add(
+        "--alignment",
+        choices=(UNALIGNED, *POINT_ALIGNMENTS),
+        default=UNALIGNED,
+        help="of each image's points before errors count: none, for points as they are in camera "
+        "1's frame, or a similarity, for errors of shape, as --uq_align sim3 teaches them (none)",
+    )
     add("--ellipsoids", action="store_true", help="also those of methods that state a covariance")
     add(
         "--pixels_per_image",
@@ -104,6 +120,7 @@ def run(args: argparse.Namespace, world: World, **_: Any) -> str:
     levels = sorted(set(args.levels))
     kinds = [kind for kind in get_args(Kind) if kind in args.kinds]
     subjects = Subject.of(evaluation.methods, args.ellipsoids)
+    _check_alignment(args.alignment, subjects)
     told, files = _destinations(args, evaluation, subjects)
     needed = max((*levels, LEVELS[-1]) if "conformal" in kinds else LEVELS)
     if 2 * len(fitted_on.indices) < needed_images(needed):
@@ -160,7 +177,16 @@ def _fit_options(args: argparse.Namespace) -> FitOptions:
             f"--bins {bins} needs --binned_by relative or sigma, which say what the groups are of, "
             "and these need two groups or more"
         )
-    return FitOptions(args.scale_by, bins, args.binned_by)
+    return FitOptions(args.scale_by, bins, args.binned_by, args.alignment)
+
+
+def _check_alignment(alignment: str, subjects: Sequence[Subject]) -> None:
+    of_depth = [one.label for one in subjects if one.region == "interval"]
+    if alignment != UNALIGNED and of_depth:
+        raise ValueError(
+            f"--alignment {alignment} is of points, and {', '.join(of_depth)} state(s) intervals "
+            "of depth: calibrate them apart, without it"
+        )
 
 
 def _destinations(
@@ -242,6 +268,7 @@ def _measured(
                 "method": subject.label,
                 "family": subject.method.family,
                 "region": subject.region,
+                "alignment": calibrating.options.alignment,
                 "pairs": len(one.indices),
                 "pairs_left_out": len(skipped),
                 "shared_folders": len(known & {row.folder for row in mine}),
@@ -270,6 +297,7 @@ def _write(
         label: {
             "file": str(files[label]),
             "region": one.region,
+            "alignment": one.alignment,
             "factor": one.scale,
             "images": one.images,
             "pairs": one.pairs,

@@ -7,7 +7,7 @@ import numpy as np
 
 from dust3r.evaluation.calibrate_summary import ImageCoverage
 from dust3r.evaluation.report import number, table
-from dust3r.uncertainty.calibration import LEVELS, STATED, Calibration
+from dust3r.uncertainty.calibration import LEVELS, STATED, UNALIGNED, Calibration
 
 Found = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ def about_fit(fitted: Mapping[str, Calibration]) -> str:
     return (
         f"{one.dataset}: {one.pairs} pairs, {one.images} images, {one.pixels:,} pixels of them at "
         "random, every image with the same weight. Coverage there is cross-validated in five parts "
-        "of neighbouring images."
+        f"of neighbouring images. {how_held(one.alignment)}"
     )
 
 
@@ -90,8 +90,17 @@ def about(found: Found) -> str:
         f"{found['valid']:,} pixels with a true depth. Coverage is the mean over images of the "
         "share of pixels whose truth lies within the region that was to hold it, with its standard "
         f"error (bootstrap over {found['error_over']}), and in brackets the 10th and 90th "
-        "percentile of images. Predictions are held against the truth as they are, without any "
-        "alignment or scale."
+        f"percentile of images. {how_held(found['alignment'])}"
+    )
+
+
+def how_held(alignment: str) -> str:
+    """What predictions are held against, as a sentence."""
+    if alignment == UNALIGNED:
+        return "Predictions are held against the truth as they are, without any alignment or scale."
+    return (
+        f"The points of each image are aligned to its truth by a similarity first ({alignment}), "
+        "so that regions are of errors of shape."
     )
 
 
@@ -140,7 +149,8 @@ def problems(found: Sequence[Found]) -> list[str]:
             lines.append(left_out_pixels(one["method"], one["left_out"], one["valid"]))
         if one["images_without"]:
             lines.append(f"{one['method']}: {one['images_without']} images have no usable pixel.")
-        if one["region"] != "ellipsoid" and not 1 / _METRIC < one["scale"] < _METRIC:
+        is_held_as_it_is = one["region"] != "ellipsoid" and one["alignment"] == UNALIGNED
+        if is_held_as_it_is and not 1 / _METRIC < one["scale"] < _METRIC:
             lines.append(
                 f"{one['method']}: true distances are {one['scale']:.3g} times the predicted ones "
                 "(median of images), so predictions are not in metres here; errors and radii hold "
@@ -162,8 +172,8 @@ def left_out_pixels(label: str, count: int, valid: int) -> str:
 
 def flat_rows(found: Sequence[Found]) -> list[dict[str, Any]]:
     """A row for each data set, method, kind and level."""
-    kept = ("benchmark", "method", "family", "region", "pairs", "pairs_left_out", "images",
-            "images_without", "folders", "shared_folders", "valid", "left_out",
+    kept = ("benchmark", "method", "family", "region", "alignment", "pairs", "pairs_left_out",
+            "images", "images_without", "folders", "shared_folders", "valid", "left_out",
             "scale")  # fmt: skip
     rows = []
     for one in found:

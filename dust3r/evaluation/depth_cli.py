@@ -11,12 +11,12 @@ from torchmetrics import Metric
 from tqdm import tqdm
 
 from dust3r.evaluation import report
-from dust3r.evaluation.alignment import DEPTH_ALIGNMENTS, depth_scale
 from dust3r.evaluation.benchmarks import EXAMPLE
 from dust3r.evaluation.methods import Method, own_depth_of
 from dust3r.evaluation.options import add_shared, evaluation_of
 from dust3r.evaluation.predictions import Predicted
 from dust3r.training.distributed import World
+from dust3r.uncertainty.alignment import DEPTH_ALIGNMENTS, depth_scale
 from dust3r.uncertainty.estimates import POINTMAP
 from dust3r.utils.view import own_depth, points_key
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dust3r.evaluation.alignment import align_points, depth_scale
 from dust3r.evaluation.levels import LEVELS
 from dust3r.evaluation.methods import DEPTH, POINT, Method, Reading
 from dust3r.evaluation.rankings import Columns
 from dust3r.evaluation.sketch import Curve, Sparse, rank_correlation
+from dust3r.uncertainty.alignment import align_points, depth_scale
 from dust3r.uncertainty.estimates import inverse_confidence
 from dust3r.utils.cloud_scale import NormMode
 from dust3r.utils.geometry import geotrf, inv

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from dust3r.evaluation import report
-from dust3r.evaluation.alignment import POINT_ALIGNMENTS
 from dust3r.evaluation.benchmarks import EXAMPLE
 from dust3r.evaluation.figures import curves_figure, image_figure
 from dust3r.evaluation.measure import OWN
@@ -20,6 +19,7 @@ from dust3r.evaluation.records import RecordStore
 from dust3r.evaluation.uq import RECORDS, Evaluation
 from dust3r.evaluation.workers import mapped
 from dust3r.training.distributed import World
+from dust3r.uncertainty.alignment import POINT_ALIGNMENTS
 from dust3r.utils.files import atomic_path
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,8 @@ One NumPy archive per image: numpy.load("NAME.npz") gives
                        (absent where the model states none)
   radius90             (H, W) float32, the true depth is within so much of ``depth`` with a
                        probability of 90%, in scene units (absent without a calibration)
+  sigma_of             'depth'; or 'point', where sigma is the root of the point's expected squared
+                       error, and radius90 that of a ball around it (absent without sigma)
   confidence           (H, W) float32, of the model; only its order means something
   valid                (H, W) bool, what may be used as a point
   intrinsics           (3, 3) in pixels of these maps
@@ -36,10 +38,10 @@ A world point of pixel (u, v) is pose @ [depth * inv(intrinsics) @ (u, v, 1), 1]
 def write_maps(reconstruction: Reconstruction, folder: str | Path) -> Path:
     """``folder/NAME.npz`` for every image, and a README.txt that says what the keys are.
 
-    Keys: ``depth``, ``confidence``, ``valid``, where the model states it ``sigma``, where it is
-    calibrated ``radius90``, ``intrinsics`` and ``pose``, all of the network's image;
-    ``original_size``, ``original_intrinsics`` and ``to_original`` of the upright original; ``name``
-    as it was given.
+    Keys: ``depth``, ``confidence``, ``valid``, where the model states it ``sigma`` and what that is
+    of, ``sigma_of``, where it is calibrated ``radius90``, ``intrinsics`` and ``pose``, all of the
+    network's image; ``original_size``, ``original_intrinsics`` and ``to_original`` of the upright
+    original; ``name`` as it was given.
 
     Raises FileExistsError where the folder holds other files.
     """
@@ -61,6 +63,7 @@ def write_maps(reconstruction: Reconstruction, folder: str | Path) -> Path:
             }
             if reconstruction.deviations is not None:
                 maps["sigma"] = reconstruction.deviations[index]
+                maps["sigma_of"] = np.array(reconstruction.deviations_of)
             if reconstruction.radii90 is not None:
                 maps["radius90"] = reconstruction.radii90[index]
             np.savez(temporary / f"{stem}.npz", **maps)

@@ -23,8 +23,9 @@ def write_ply(
 
     Properties of a vertex: ``x y z`` in the world, ``nx ny nz`` the surface's unit normal towards
     its camera (0 0 0 where neighbours give none), ``red green blue`` (uchar), ``confidence``;
-    ``sigma``, the standard deviation of its depth in scene units, where the model states one; and
-    ``radius90``, within which 90% of true depths lie, where the reconstruction is calibrated.
+    ``sigma``, its deviation in scene units, where the model states one; and ``radius90``, where the
+    reconstruction is calibrated. A comment of the header tells what both are of: its depth, whose
+    true value lies within ``radius90`` with a probability of 90%, or the point itself.
 
     Args:
         path: the file; its folder is made where missing.
@@ -41,7 +42,8 @@ def write_ply(
         extras["sigma"] = points.sigma
     if points.radius90 is not None:
         extras["radius90"] = points.radius90
-    return write_points(points, path, normals=normals, extras=extras)
+    comments = [] if points.sigma is None else [f"sigma is of {reconstruction.deviations_of}s"]
+    return write_points(points, path, normals=normals, extras=extras, comments=comments)
 
 
 def write_points(
@@ -50,8 +52,12 @@ def write_points(
     *,
     normals: np.ndarray | None = None,
     extras: dict[str, np.ndarray] | None = None,
+    comments: Sequence[str] = (),
 ) -> Path:
-    """Points with position and colour, and where given normals (P, 3) and further floats (P,)."""
+    """Points with position and colour, and where given normals (P, 3) and further floats (P,).
+
+    ``comments`` are lines of the header.
+    """
     columns = dict(zip("xyz", points.xyz.T, strict=True))
     if normals is not None:
         columns |= dict(zip(("nx", "ny", "nz"), normals.T, strict=True))
@@ -64,6 +70,7 @@ def write_points(
     header = [
         "ply",
         "format binary_little_endian 1.0",
+        *(f"comment {line}" for line in comments),
         f"element vertex {len(points)}",
         *(f"property {_TYPES[kind]} {name}" for name, kind in kinds.items()),
         "end_header\n",

@@ -25,7 +25,7 @@ class Points:
         image: (P,) number of the image that a point comes from.
         pixel: (P, 2) its (u, v) in the network's image.
         confidence: (P,) float32.
-        sigma: (P,) float32 standard deviation of its depth, scene units; None where none is stated.
+        sigma: (P,) float32, as of ``Reconstruction.deviations``; None where none is stated.
         radius90: (P,) float32, as of ``Reconstruction.radii90``; None where there are none.
     """
 

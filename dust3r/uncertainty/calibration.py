@@ -37,6 +37,7 @@ BinnedBy = Literal["sigma", "relative"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 STATED = "stated"
+UNALIGNED = "none"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Calibration:
         coverage: ``'stated'`` (before) and each kind -> observed shares at ``LEVELS``. Those of the
             kinds are cross-validated: the images fitted on are never those measured on. NaN where
             too few images were left to fit.
+        alignment: of each image's points to the true ones before errors counted, one of
+            ``dust3r.uncertainty.alignment.POINT_ALIGNMENTS``; regions are then of errors of shape.
+            ``'none'``: they are of points and depths as they are.
     """
 
     family: str
@@ -83,6 +87,7 @@ class Calibration:
     images: int
     pairs: int
     coverage: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    alignment: str = UNALIGNED
 
     def radius(
         self,

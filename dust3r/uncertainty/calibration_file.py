@@ -12,9 +12,11 @@ from typing import Any, get_args
 
 import numpy as np
 
+from dust3r.uncertainty.alignment import POINT_ALIGNMENTS
 from dust3r.uncertainty.calibration import (
     LEVELS,
     STATED,
+    UNALIGNED,
     BinnedBy,
     Calibration,
     Kind,
@@ -25,7 +27,9 @@ from dust3r.uncertainty.stated import DIMENSIONS
 from dust3r.utils.files import atomic_path
 
 SUFFIX = ".calibration.json"
-SCHEMA = 1
+SCHEMA = 2
+# Files of the first schema do not tell the alignment, for there was none.
+_UNALIGNED_SCHEMA = 1
 AUTO = "auto"
 
 _MOST_BYTES = 1_000_000
@@ -175,8 +179,11 @@ def _content(path: Path) -> dict[str, Any]:
         raise _DamagedError(f"it is no JSON ({error})") from error
     if not isinstance(content, dict):
         raise _DamagedError(f"it holds a {type(content).__name__} in place of an object")
-    if content.get("schema") != SCHEMA or isinstance(content["schema"], bool):
-        raise _DamagedError(f"its schema is {content.get('schema')!r:.40}, this reads {SCHEMA}")
+    schema = content.get("schema")
+    if schema not in (_UNALIGNED_SCHEMA, SCHEMA) or isinstance(schema, bool):
+        raise _DamagedError(f"its schema is {schema!r:.40}, this reads up to {SCHEMA}")
+    if schema == _UNALIGNED_SCHEMA:
+        content = {**content, "alignment": content.get("alignment", UNALIGNED)}
     expected = {one.name for one in fields(Calibration)} | {"schema", "levels_of_coverage"}
     if set(content) != expected:
         odd = sorted(set(content) ^ expected)
@@ -300,6 +307,7 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "family": _one_of(*FAMILIES),
     "region": _one_of(*DIMENSIONS),
     "unit": _text,
+    "alignment": _one_of(UNALIGNED, *POINT_ALIGNMENTS),
     "scale": _number,
     "scale_by": _one_of(*get_args(ScaleBy)),
     "knots": _two_rows,

@@ -10,6 +10,7 @@ from scipy.optimize import isotonic_regression, root_scalar
 from dust3r.uncertainty.calibration import (
     LEVELS,
     STATED,
+    UNALIGNED,
     BinnedBy,
     Calibration,
     Kind,
@@ -38,6 +39,7 @@ def fit(
     checkpoint: str = "",
     checkpoint_sha256: str = "",
     unit: str = "m",
+    alignment: str = UNALIGNED,
     pairs: int | None = None,
     scale_by: ScaleBy = "nll",
     bins: int = 1,
@@ -47,7 +49,8 @@ def fit(
 
     Args:
         samples: of images that were not trained on.
-        family, region, dataset, checkpoint, checkpoint_sha256, unit: see ``Calibration``.
+        family, region, dataset, checkpoint, checkpoint_sha256, unit, alignment: see
+            ``Calibration``.
         pairs: number of pairs that the images are of; None for half as many as images.
         scale_by: how to find the factor. With ``samples.df`` both are of Student-t's.
         bins: groups of as many pixels each, with conformal radii of their own (Mondrian; Vovk et
@@ -67,6 +70,7 @@ def fit(
         checkpoint=checkpoint,
         checkpoint_sha256=checkpoint_sha256,
         unit=unit,
+        alignment=alignment,
         pairs=-(-samples.count // 2) if pairs is None else pairs,
         scale_by=scale_by,
         bins=bins,

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from dust3r.uncertainty.evidential import NormalInverseGamma
+from dust3r.uncertainty.families import point_distribution
+from dust3r.uncertainty.points import variance_along
 from dust3r.utils.geometry import geotrf, inv
 from dust3r.utils.view import own_depth
 
-GEO, FEAT, POINTMAP = "GeoUQ", "FeatUQ", "pointmap"
+GEO, FEAT, POINTS, POINTMAP = "GeoUQ", "FeatUQ", "points", "pointmap"
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,11 @@ class DepthEstimate:
     """One head's depth of a batch of views, each in its own camera.
 
     Attributes:
-        name: ``GEO``, ``FEAT`` or ``POINTMAP``.
+        name: ``GEO``, ``FEAT``, ``POINTS`` or ``POINTMAP``.
         mean: (B, H, W), float32, in the unit of the depth maps.
         uncertainty: (B, H, W), float32: the standard deviation, in the unit of ``mean``, where
-            there is a distribution, else 1 / confidence, or None without a confidence.
+            ``is_deviation``, else 1 / confidence, or None without a confidence.
+        is_deviation: see there.
         distribution: evidence about the depth, maps (B, 1, H, W), or None. FeatUQ learns its mean
             apart from its evidence, so that ``mean`` is not the mean of its distribution.
     """
@@ -30,6 +33,7 @@ class DepthEstimate:
     name: str
     mean: Tensor
     uncertainty: Tensor | None
+    is_deviation: bool
     distribution: NormalInverseGamma | None = None
 
     def nll(self, depth: Tensor) -> Tensor | None:
@@ -49,6 +53,25 @@ def uncertainty_heads(prediction: Mapping[str, Tensor]) -> list[DepthEstimate]:
     return estimates
 
 
+def stated_depths(
+    view: Mapping[str, Any], prediction: Mapping[str, Tensor], pose1: Tensor | None = None
+) -> list[DepthEstimate]:
+    """``uncertainty_heads``, or else what a distribution of points says of depth; maybe none.
+
+    The latter's depth is that of ``pointmap_depth``, whose arguments and errors these are; its
+    deviation is the points' along the optical axis of the view's own camera, scaled as they are.
+    """
+    estimates = uncertainty_heads(prediction)
+    said = point_distribution(prediction)
+    if estimates or said is None:
+        return estimates
+    points, scale, pose1 = _scaled_points(view, prediction, pose1)
+    pose = view["camera_pose"].float()
+    axis = torch.einsum("bji,bj->bi", pose1[:, :3, :3], pose[:, :3, 2])
+    deviation = scale * variance_along(said, axis)[:, 0].float().sqrt()
+    return [DepthEstimate(POINTS, own_depth(points, pose1, pose), deviation, True)]
+
+
 def pointmap_depth(
     view: Mapping[str, Any], prediction: Mapping[str, Tensor], pose1: Tensor | None = None
 ) -> DepthEstimate:
@@ -66,6 +89,20 @@ def pointmap_depth(
     Raises:
         ValueError: there is no pointmap, or ``pose1`` is missing.
     """
+    points, _, pose1 = _scaled_points(view, prediction, pose1)
+    mean = own_depth(points, pose1, view["camera_pose"].float())
+    return DepthEstimate(POINTMAP, mean, inverse_confidence(prediction), False)
+
+
+def inverse_confidence(prediction: Mapping[str, Tensor]) -> Tensor | None:
+    """1 / confidence (B, H, W), as MASt3R ranks pixels; None for models without confidence."""
+    return 1 / prediction["conf"].float() if "conf" in prediction else None
+
+
+def _scaled_points(
+    view: Mapping[str, Any], prediction: Mapping[str, Tensor], pose1: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (B, H, W, 3) in the truth's unit, their scales (B, 1, 1), and camera 1's poses."""
     pose = view["camera_pose"].float()
     if "pts3d" in prediction:
         points, pose1 = prediction["pts3d"].float(), pose
@@ -83,19 +120,14 @@ def pointmap_depth(
         points, pose1 = prediction["pts3d_in_other_view"].float(), pose1.to(pose).float()
     truth = geotrf(inv(pose1), view["pts3d"].float())
     scale = _median_ratio(truth.norm(dim=-1), points.norm(dim=-1), view["valid_mask"])
-    mean = own_depth(scale[:, None, None, None] * points, pose1, pose)
-    return DepthEstimate(POINTMAP, mean, inverse_confidence(prediction))
-
-
-def inverse_confidence(prediction: Mapping[str, Tensor]) -> Tensor | None:
-    """1 / confidence (B, H, W), as MASt3R ranks pixels; None for models without confidence."""
-    return 1 / prediction["conf"].float() if "conf" in prediction else None
+    scale = scale[:, None, None]
+    return scale[..., None] * points, scale, pose1
 
 
 def _of_head(prediction: Mapping[str, Tensor], name: str, mean: str, suffix: str) -> DepthEstimate:
     distribution = NormalInverseGamma.from_prediction(prediction, suffix)
     deviation = prediction[f"depth_var{suffix}"].float().sqrt()
-    return DepthEstimate(name, prediction[mean].float()[:, 0], deviation[:, 0], distribution)
+    return DepthEstimate(name, prediction[mean].float()[:, 0], deviation[:, 0], True, distribution)
 
 
 def _median_ratio(wanted: Tensor, given: Tensor, valid: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dust3r.uncertainty.estimates import (
     DepthEstimate,
     inverse_confidence,
     pointmap_depth,
-    uncertainty_heads,
+    stated_depths,
 )
 from dust3r.uncertainty.metrics import ause, gaussian_nll
 from dust3r.utils.device import view_to_device
@@ -232,7 +232,7 @@ class DepthEvaluator:
 class Pixels:
     """Valid pixels, all (N,): true depth; by head absolute errors and standard deviations.
 
-    ``doubt`` is 1 / confidence, or None; ``deviation`` has the heads with a distribution alone.
+    ``doubt`` is 1 / confidence, or None; ``deviation`` has the heads that state one alone.
     """
 
     depth: Tensor
@@ -251,7 +251,7 @@ class Pixels:
             depth,
             None if doubt is None else doubt[index][valid],
             {e.name: (e.mean[index][valid] - depth).abs() for e in estimates},
-            {e.name: e.uncertainty[index][valid] for e in estimates if e.distribution},
+            {e.name: e.uncertainty[index][valid] for e in estimates if e.is_deviation},
         )
 
     @classmethod
@@ -298,12 +298,12 @@ def finite(value: Any) -> Any:
 
 def _rankable_estimates(view: Maps, prediction: Maps, pose1: Tensor) -> list[DepthEstimate]:
     pointmap = pointmap_depth(view, prediction, pose1)
-    heads = uncertainty_heads(prediction)
+    heads = stated_depths(view, prediction, pose1)
     if not heads and pointmap.uncertainty is None:
         raise ValueError(
             "this model has neither an uncertainty head nor a confidence, so nothing says how "
-            "certain its depth is; give one with head_type='dpt_uq' or 'dpt_uq_feat', or with "
-            "conf_mode=('exp', 1, inf)"
+            "certain its depth is; give one with head_type='dpt_uq', 'dpt_uq_feat' or "
+            "'catmlp+dpt+xyz_hetero_dpt', or with conf_mode=('exp', 1, inf)"
         )
     return [*heads, pointmap]
 

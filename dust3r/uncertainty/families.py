@@ -97,6 +97,15 @@ def family_of(prediction: Prediction) -> str:
     )
 
 
+def family_of_head(head_type: str) -> str | None:
+    """The family that predictions of a model with this ``head_type`` are read as, in alignments.
+
+    FeatUQ where there is its teacher too; None of heads that state points and confidences alone.
+    """
+    parts = head_type.split("+")
+    return next((name for name, part in HEAD_PARTS.items() if part in parts), None)
+
+
 def point_nll(prediction: Prediction, points: Tensor, family: str | None = None) -> Tensor | None:
     """Negative log-likelihood of true points under a prediction, in nats per point.
 
@@ -116,6 +125,17 @@ def point_nll(prediction: Prediction, points: Tensor, family: str | None = None)
     if distribution is None:
         return None
     return distribution(prediction).nll(points.movedim(-1, 1)).sum(dim=1)
+
+
+def point_distribution(prediction: Prediction) -> PointDistribution | None:
+    """What a prediction of one view states about its points; None where it states nothing.
+
+    The first of ``FAMILIES`` that has a distribution, whatever else the prediction holds.
+    """
+    for family in FAMILIES.values():
+        if family.points is not None and all(key in prediction for key in family.keys):
+            return family.points(prediction)
+    return None
 
 
 def sampled_keys(family: str) -> tuple[str, str]:
@@ -194,6 +214,15 @@ def _spread(prediction: Prediction) -> tuple[Tensor, None, None]:
 
 _WISHART_KEYS = ("xyz_niw_m", "xyz_niw_kappa", "xyz_niw_nu", "xyz_niw_L")
 _WISHART_HEAD = "catmlp+dpt+xyz_niw_dpt"
+
+# The part of a head_type that states a family's distribution.
+HEAD_PARTS = {
+    "feat": "dpt_uq_feat",
+    "geom": "dpt_uq",
+    "niw": "xyz_niw_dpt",
+    "xyz": "xyz_evi_dpt",
+    "hetero": "xyz_hetero_dpt",
+}
 
 # In order of precedence: a sampled prediction may hold what one of its samples said as well, and
 # almost every prediction has a confidence.

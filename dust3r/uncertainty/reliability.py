@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dust3r.uncertainty.calibration import Calibration, Coverage, coverage
+from dust3r.uncertainty.alignment import align_points
+from dust3r.uncertainty.calibration import UNALIGNED, Calibration, Coverage, coverage
 from dust3r.uncertainty.calibration_samples import ErrorCollector, ErrorSamples
-from dust3r.uncertainty.estimates import FEAT, GEO, uncertainty_heads
+from dust3r.uncertainty.estimates import FEAT, GEO, POINTS, uncertainty_heads
 from dust3r.uncertainty.families import FAMILIES
 from dust3r.uncertainty.stated import (
     DEPTH_SUFFIXES,
@@ -22,7 +23,9 @@ from dust3r.utils.geometry import geotrf, inv
 from dust3r.utils.view import points_key
 
 # In order of preference, as of alignments.
-HEAD_OF_FAMILY = {"feat": FEAT, "geom": GEO}
+HEAD_OF_FAMILY = {"feat": FEAT, "geom": GEO} | {
+    name: POINTS for name, family in FAMILIES.items() if family.points is not None
+}
 
 # Of the curve: 100 images hold radii up to 99%.
 CURVE = tuple(np.arange(1, 20) / 20)
@@ -32,7 +35,8 @@ CURVE = tuple(np.arange(1, 20) / 20)
 class ViewErrors:
     """Errors of one batched view and what was stated of them, each (B,H,W).
 
-    Nothing is aligned or scaled: predictions are held against the truth as they are.
+    Nothing is aligned or scaled, unless ``view_errors`` was told to: predictions are held against
+    the truth as they are.
 
     Attributes:
         errors: predicted less true depth in the view's own camera; of points the distance of the
@@ -84,6 +88,7 @@ def view_errors(
     family: str,
     pose1: Tensor,
     region: str | None = None,
+    alignment: str = UNALIGNED,
 ) -> ViewErrors:
     """Errors of a family's own depths or points.
 
@@ -94,9 +99,12 @@ def view_errors(
         pose1: camera 1's pose (B,4,4), camera-to-world.
         region: ``'ellipsoid'`` for Mahalanobis lengths; by default intervals of depth or balls,
             as the family has it.
+        alignment: of each image's points to its true ones before errors count, in metres: one of
+            ``alignment.POINT_ALIGNMENTS``, or ``'none'``. Where it is undefined errors are NaN.
 
     Raises:
-        ValueError: the prediction is of another family, or this one states no such region.
+        ValueError: the prediction is of another family, or this one states no such region, or
+            intervals of depth were to be aligned.
     """
     said = stated(prediction, family)
     region = said.region if region is None else region
@@ -105,6 +113,11 @@ def view_errors(
             f"family {family!r} states {said.region}s, no {region}s; leave the region out"
         )
     if region == "interval":
+        if alignment != UNALIGNED:
+            raise ValueError(
+                f"family {family!r} states intervals of depth, which are of depths as they are: "
+                f"alignment={alignment!r} is for balls and ellipsoids of points"
+            )
         heads = {head.name: head for head in uncertainty_heads(prediction)}
         mean = heads[HEAD_OF_FAMILY[family]].mean
         truth = view["depthmap"].float()
@@ -112,6 +125,8 @@ def view_errors(
     points = predicted_points(prediction, family)
     truth = geotrf(inv(pose1.float()), view["pts3d"].float())
     depths = points.norm(dim=-1), truth.norm(dim=-1)
+    if alignment != UNALIGNED:
+        truth = points + _misfits(points, truth, view["valid_mask"], alignment)
     if region == "ellipsoid":
         lengths = mahalanobis(prediction, truth, family)
         # A covariance that is not finite gives no length, whatever the error.
@@ -131,19 +146,31 @@ def predicted_points(prediction: Mapping[str, Tensor], family: str) -> Tensor:
     return prediction[points_key(prediction)].float()
 
 
+def _misfits(points: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> Tensor:
+    """True less predicted points (B,H,W,3) after each image's similarity; NaN where not valid."""
+    misfits = torch.full_like(truth, torch.nan)
+    fitted = valid & points.isfinite().all(-1)
+    for found, mask, given, wanted in zip(misfits, fitted, points, truth, strict=True):
+        moved = align_points(given[mask], wanted[mask], alignment)
+        if moved is not None:
+            found[mask] = wanted[mask] - moved
+    return misfits
+
+
 class Reliability:
-    """How well a calibration of depth holds on the pairs it is shown.
+    """How well a calibration of depth, or of balls around points, holds on the pairs it is shown.
 
     Raises:
-        ValueError: the calibration is of another family.
+        ValueError: the calibration is of another family, or of ellipsoids.
     """
 
     def __init__(self, calibration: Calibration) -> None:
-        if calibration.family not in DEPTH_SUFFIXES or calibration.region != "interval":
+        if calibration.family not in HEAD_OF_FAMILY or calibration.region == "ellipsoid":
             raise ValueError(
-                f"a calibration of the family {calibration.family!r} ({calibration.region}) says "
-                "nothing of depth; give one of intervals of "
-                f"{' or '.join(DEPTH_SUFFIXES)}"
+                f"a calibration of the family {calibration.family!r} ({calibration.region}) has no "
+                "deviations to draw; give one of intervals of "
+                f"{' or '.join(DEPTH_SUFFIXES)}, or of balls of a family with distributions of "
+                "points"
             )
         self.calibration = calibration
         self._collector = ErrorCollector()
@@ -158,7 +185,8 @@ class Reliability:
         """Add a batch of pairs; raises as ``view_errors``."""
         pose1, by_depth = views[0]["camera_pose"], self.calibration.binned_by == "relative"
         for number, (view, prediction) in enumerate(zip(views, predictions, strict=True), 1):
-            found = view_errors(view, prediction, self.calibration.family, pose1)
+            family, alignment = self.calibration.family, self.calibration.alignment
+            found = view_errors(view, prediction, family, pose1, alignment=alignment)
             name = f"{self._batches:08d}/{number}"
             found.add_to(self._collector, view["valid_mask"], name, with_depths=by_depth)
         self._batches += 1
@@ -170,6 +198,6 @@ class Reliability:
         """
         samples: ErrorSamples = self._collector.samples()
         return {
-            "as stated": coverage(samples, None, CURVE),
+            "as stated": coverage(samples, None, CURVE, region=self.calibration.region),
             "calibrated": coverage(samples, None, CURVE, self.calibration),
         }

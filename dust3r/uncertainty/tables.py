@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dust3r.uncertainty.calibration import LEVELS
-from dust3r.uncertainty.estimates import FEAT, GEO
+from dust3r.uncertainty.calibration import LEVELS, UNALIGNED
+from dust3r.uncertainty.estimates import FEAT, GEO, POINTS
 
 Result = Mapping[str, Any]
 
@@ -20,6 +20,10 @@ _COLUMNS = {
 }
 
 
+_REGIONS = {"interval": "depths within the intervals", "ball": "points within the balls"}
+_AFTER = {False: "", True: ", after a similarity of each image"}
+
+
 def markdown(result: Result) -> str:
     """All numbers of ``DepthEvaluator.result`` as tables, with what they are measured on."""
     heads = dict(result["heads"])
@@ -33,8 +37,9 @@ def markdown(result: Result) -> str:
     pixels, ranked = result["pixels"], result["ranked_pixels"]
     sample = "" if ranked == pixels else f", pooled AUSE over {ranked:,} of them drawn at random"
     text = [
-        f"{result['images']} images, {pixels:,} valid pixels{sample}. The pointmap's scale is "
-        "fitted to the ground truth of each image; the other depths are as predicted.",
+        f"{result['images']} images, {pixels:,} valid pixels{sample}. The scale of "
+        "pointmaps and of points is fitted to the ground truth of each image; the other depths are "
+        "as predicted.",
         _table(["depth", *(_COLUMNS[key] for key in columns)], rows),
     ]
     compared = comparisons(result)
@@ -58,7 +63,7 @@ def comparisons(result: Result) -> list[tuple[str, float, str, float]]:
         ("FeatUQ RMSE", feat.get("rmse"), "training median RMSE", constant.get("rmse")),
         ("FeatUQ RMSE", feat.get("rmse"), "GeoUQ RMSE", geo.get("rmse")),
     ]
-    for name, head in ((GEO, geo), (FEAT, feat)):
+    for name, head in ((GEO, geo), (FEAT, feat), (POINTS, heads.get(POINTS, {}))):
         rows += [
             (f"{name} NLL", head.get("nll"), "Gaussian of one variance", head.get("gaussian_nll")),
             (f"{name} AUSE, pooled", head.get("ause"), "1/conf, pooled", head.get("ause_conf")),
@@ -78,7 +83,9 @@ def summary_line(result: Result) -> str:
     for name, numbers in uncertainty_or_all(result["heads"]).items():
         part = f"{name} RMSE {_number(numbers['rmse'])} m"
         if "nll" in numbers:
-            part += f", NLL {_number(numbers['nll'])}, AUSE {_number(numbers['ause'])} m"
+            part += f", NLL {_number(numbers['nll'])}"
+        if "ause" in numbers:
+            part += f", AUSE {_number(numbers['ause'])} m"
         if "ause_conf" in numbers:
             part += f", AUSE of 1/conf {_number(numbers['ause_conf'])} m"
         parts.append(part)
@@ -100,9 +107,10 @@ def _calibration(told: Result) -> list[str]:
     ]
     left_out = f"; {told['left_out']:,} are not finite and left out" if told["left_out"] else ""
     return [
-        f"Shares of true depths within the intervals of {told['head']} that are to hold them; each "
-        f"of {told['images']} images counts the same, with {told['pixels']:,} pixels in "
-        f"all{left_out}. Calibrated on {' '.join(told['fitted_on'].split())}.",
+        f"Shares of true {_REGIONS[told['region']]} of {told['head']} that are to hold them"
+        f"{_AFTER[told['alignment'] != UNALIGNED]}; each of {told['images']} images counts the "
+        f"same, with {told['pixels']:,} pixels in all{left_out}. Calibrated on "
+        f"{' '.join(told['fitted_on'].split())}.",
         _table(["to hold", "as stated", "calibrated", "standard error of it"], rows),
     ]
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from dust3r.uncertainty.calibration import Calibration, Coverage
 from dust3r.uncertainty.estimates import (
     POINTMAP,
+    POINTS,
     DepthEstimate,
     inverse_confidence,
     pointmap_depth,
-    uncertainty_heads,
+    stated_depths,
 )
 from dust3r.utils.plots import (
     Block,
@@ -85,7 +86,8 @@ def take_sample(
     view, prediction = _only(view, index), _only(prediction, index)
     if other_pose is not None:
         other_pose = other_pose[index : index + 1].cpu()
-    estimates = uncertainty_heads(prediction) or [pointmap_depth(view, prediction, other_pose)]
+    estimates = stated_depths(view, prediction, other_pose)
+    estimates = estimates or [pointmap_depth(view, prediction, other_pose)]
     height, width = (int(side) for side in view["true_shape"][0])
     transposed = (height, width) != tuple(view["depthmap"].shape[1:])
 
@@ -104,7 +106,7 @@ def take_sample(
             mean,
             np.abs(mean - depth),
             None if uncertainty is None else finite(uncertainty),
-            estimate.distribution is not None,
+            estimate.is_deviation,
         )
 
     doubt = inverse_confidence(prediction)
@@ -256,7 +258,8 @@ class _Drawn:
     def head(self, head: HeadMaps) -> list[Map]:
         deviation = "calibrated deviation" if head.calibrated else "standard deviation"
         title = f"{head.name} {deviation} (m)" if head.is_deviation else "1 / confidence"
-        mean = "pointmap depth, scaled (m)" if head.name == POINTMAP else f"{head.name} mean (m)"
+        is_scaled = head.name in (POINTS, POINTMAP)
+        mean = "pointmap depth, scaled (m)" if is_scaled else f"{head.name} mean (m)"
         return [
             Map(mean, head.mean, self.ranges.depth),
             _map_or_blank(title, self.sample, head.uncertainty, self.ranges.uncertainty),

@@ -1,5 +1,6 @@
 """What a reconstruction shows and hides, and how it comes from a scene."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,12 +106,14 @@ def test_from_a_scene(deviations):
         get_depthmaps=lambda: maps,
         get_valid=lambda: [one > 0.5 for one in maps],
         get_deviations=lambda: maps if deviations else None,
+        deviations_of="point",
     )
     found = Reconstruction.from_scene(scene, ["a note"])
     assert found.poses.dtype == found.intrinsics.dtype == np.float64
     assert [one.shape for one in found.depthmaps] == [(3, 4), (4, 3)]
     assert found.valid[0].dtype == bool and (found.valid[1] == (maps[1].numpy() > 0.5)).all()
     assert (found.deviations is not None) == deviations
+    assert found.deviations_of == "point"
     assert found.notes == ("a note", "of the scene") and found.sources[1].name == "1.jpg"
 
 
@@ -155,5 +158,20 @@ def test_what_no_scene_can_be_calibrated_by():
     with pytest.raises(ValueError, match="states no deviations"):
         reconstruction(deviations=False).calibrated(calibration())
     for changed in ({"region": "ball"}, {"binned_by": "sigma"}):
-        with pytest.raises(ValueError, match="nothing of depths in a scene's own unit"):
+        with pytest.raises(ValueError, match="nothing of deviations of depths in a scene's own"):
             reconstruction().calibrated(calibration(**changed))
+    with pytest.raises(ValueError, match="intervals .* nothing of deviations of points .* balls"):
+        replace(reconstruction(), deviations_of="point").calibrated(calibration())
+
+
+def test_deviations_of_points_are_compared_with_distances():
+    scene = replace(reconstruction(), deviations_of="point")
+    away = np.stack([np.linalg.norm(scene.pts3d(n), axis=-1) for n in range(2)])
+    np.testing.assert_allclose(scene.doubts(), np.stack(scene.deviations) / away, rtol=1e-5)
+    plain = scene.calibrated(calibration(region="ball"))
+    np.testing.assert_allclose(plain.radii90, 4 * np.stack(scene.deviations), rtol=1e-6)
+    binned = scene.calibrated(calibration(region="ball", binned_by="relative"))
+    relative = np.stack(scene.deviations) / away
+    factor = np.stack(binned.radii90) / np.stack(scene.deviations)
+    assert factor[relative < 0.029] == pytest.approx(2)
+    assert factor[relative > 0.061] == pytest.approx(8)

@@ -111,7 +111,9 @@ def make_problem(
         outliers: fraction of every map's points that are anywhere.
         marked: outliers have the confidence 1.
         sigma: state a depth and a variance of this relative standard deviation, and a hundred
-            times it for outliers, under keys as of GeoUQ, or with ``suffix='_feat'`` of FeatUQ.
+            times it for outliers, under keys as of GeoUQ, or with ``suffix='_feat'`` of FeatUQ;
+            with ``suffix='_xyz'`` a Gaussian of each point, whose root of the expected squared
+            error is so much of its distance from its own camera.
     """
     rng = np.random.default_rng(seed)
     sizes = [sizes] * count if isinstance(sizes[0], int) else list(sizes)
@@ -151,7 +153,13 @@ def make_problem(
             if marked:
                 conf[wild] = 1.0
             maps = {"pts3d" if side == 0 else "pts3d_in_other_view": scale * points, "conf": conf}
-            if sigma is not None:
+            if sigma is not None and suffix == "_xyz":
+                away = np.linalg.norm(clouds[n] - poses[n, :3, 3], axis=-1)
+                spread = np.where(wild, 100 * sigma, sigma) * away * scale
+                shares = np.array([0.5, 0.3, 0.2])[:, None, None]
+                maps["xyz_mu"] = np.moveaxis(scale * points, -1, 0)
+                maps["xyz_logvar"] = np.log(shares * np.square(spread))
+            elif sigma is not None:
                 mean, variance = _UNCERTAINTY_KEYS[suffix]
                 spread = np.where(wild, 100 * sigma, sigma) * depths[n]
                 maps |= {mean: depths[n][None], variance: np.square(spread)[None]}

@@ -55,6 +55,14 @@ def test_deviations_are_those_stated(problem):
     assert viewed(problem(2)).get_deviations() is None
 
 
+def test_deviations_of_points_are_those_stated(problem):
+    scene = viewed(problem(2, sigma=0.03, suffix="_xyz"))
+    maps = zip(scene.get_deviations(), scene.get_pts3d(), scene.get_im_poses(), strict=True)
+    for deviation, points, pose in maps:
+        away = (points - pose[:3, 3]).norm(dim=-1)
+        torch.testing.assert_close(deviation, 0.03 * away, rtol=0.01, atol=0)
+
+
 def test_three_images_and_presets_are_refused(problem):
     with pytest.raises(ValueError, match="two images, and these pairs have 3"):
         viewed(problem(3))

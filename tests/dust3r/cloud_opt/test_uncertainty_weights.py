@@ -8,7 +8,7 @@ def mean_deviation(scene):
     return torch.stack(scene.get_deviations()).median()
 
 
-@pytest.mark.parametrize("suffix", ["", "_feat"], ids=["GeoUQ", "FeatUQ"])
+@pytest.mark.parametrize("suffix", ["", "_feat", "_xyz"], ids=["GeoUQ", "FeatUQ", "points"])
 def test_pixels_with_a_large_variance_are_ignored(problem, pose_error, suffix):
     task = problem(sigma=0.005, outliers=0.3, marked=False, suffix=suffix)
     scene = task.aligned(weights="uncertainty")
@@ -49,6 +49,18 @@ def test_deviations_are_those_stated_where_pairs_agree(problem):
     scene = task.aligned()
     for deviation, depth in zip(scene.get_deviations(), scene.get_depthmaps(), strict=True):
         torch.testing.assert_close(deviation, 0.03 * depth, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [(36, 48), [(36, 48), (48, 36)] * 2], ids=["alike", "mixed"])
+def test_deviations_of_points_are_those_stated_at_the_distance_of_their_own_camera(problem, sizes):
+    task = problem(sizes=sizes, sigma=0.03, suffix="_xyz")
+    scene = task.aligned()
+    assert scene.deviations_of == "point" and problem(sigma=0.03).aligned().deviations_of == "depth"
+    centres = scene.get_im_poses()[:, :3, 3]
+    maps = zip(scene.get_deviations(), scene.get_pts3d(), centres, strict=True)
+    for deviation, points, centre in maps:
+        away = (points - centre).norm(dim=-1)
+        torch.testing.assert_close(deviation, 0.03 * away, rtol=0.01, atol=0)
 
 
 def test_deviations_grow_with_the_stated_variance(problem):

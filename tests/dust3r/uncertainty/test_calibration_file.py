@@ -92,6 +92,21 @@ def test_families_of_one_checkpoint_are_told_apart(calibration, tmp_path) -> Non
     )
 
 
+def test_the_first_schema_knew_no_alignment(calibration, stored) -> None:
+    aligned = replace(calibration, alignment="umeyama")
+    assert calibration_file.load(calibration_file.save(aligned, stored)).alignment == "umeyama"
+    content = json.loads(stored.read_text())
+    stored.write_text(json.dumps(content | {"alignment": "by eye"}))
+    with pytest.raises(ValueError, match="alignment is 'by eye', none of none, umeyama"):
+        calibration_file.load(stored)
+    old = {k: v for k, v in content.items() if k != "alignment"} | {"schema": 1}
+    stored.write_text(json.dumps(old))
+    assert calibration_file.load(stored).alignment == "none"
+    stored.write_text(json.dumps(old | {"schema": 2}))
+    with pytest.raises(ValueError, match="keys are missing or unknown: alignment"):
+        calibration_file.load(stored)
+
+
 def test_files_that_are_not_there(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="make one with evaluate.py calibrate"):
         calibration_file.load_for("auto", tmp_path / "model.pth", ["geom"])
@@ -107,7 +122,8 @@ def test_files_that_are_not_there(tmp_path) -> None:
         (b"[" * 100_000, "no JSON"),
         (b"[]", "holds a list"),
         (b'{"schema": 1}', "keys are missing"),
-        (b'{"schema": 2}', "its schema is 2, this reads 1"),
+        (b'{"schema": 2}', "keys are missing"),
+        (b'{"schema": 3}', "its schema is 3, this reads up to 2"),
         (b'{"schema": true}', "its schema is True"),
         (b'{"schema": NaN}', "NaN is no number"),
         (b" " * 1_000_001, "larger than"),

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from dust3r.uncertainty.evidential import NormalInverseGamma
-from dust3r.uncertainty.families import FAMILIES, family_of, point_nll, sampled_keys, uncertainty
+from dust3r.uncertainty.families import (
+    FAMILIES,
+    family_of,
+    family_of_head,
+    point_distribution,
+    point_nll,
+    sampled_keys,
+    uncertainty,
+)
 from dust3r.uncertainty.points import NormalInverseWishart, PointGaussian
 
 B, H, W = 2, 3, 4
@@ -129,3 +137,30 @@ def test_nothing_to_read_and_nothing_of_the_name():
         uncertainty({"pts3d": torch.zeros(B, H, W, 3)})
     with pytest.raises(ValueError, match="'nwi' is none of .*niw"):
         uncertainty(prediction("niw"), "nwi")
+
+
+def test_a_distribution_of_points_is_found_whatever_else_there_is():
+    for family, found in FAMILIES.items():
+        said = point_distribution(prediction(family))
+        assert (said is None) == (found.points is None)
+        if said is not None:
+            assert said.total.shape == (B, 3, H, W)
+    both = prediction("geom") | prediction("hetero")
+    assert isinstance(point_distribution(both), PointGaussian)
+
+
+@pytest.mark.parametrize(
+    ("head_type", "family"),
+    [
+        ("linear", None),
+        ("dpt", None),
+        ("catmlp+dpt", None),
+        ("dpt_uq", "geom"),
+        ("dpt_uq_feat", "feat"),
+        ("catmlp+dpt+xyz_evi_dpt", "xyz"),
+        ("catmlp+dpt+xyz_niw_dpt+residual_gated", "niw"),
+        ("catmlp+dpt+xyz_hetero_dpt", "hetero"),
+    ],
+)
+def test_the_head_type_tells_the_family(head_type, family):
+    assert family_of_head(head_type) == family

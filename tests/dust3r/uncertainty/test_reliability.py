@@ -1,5 +1,7 @@
 """Errors of views as calibrations take them: of depths, of points, of whitened points."""
 
+import math
+
 import pytest
 import torch
 
@@ -61,6 +63,52 @@ def test_whitened_lengths_have_the_sigma_of_a_true_covariance(pair):
             view_errors(view, prediction, family, pose1, region)
     with pytest.raises(ValueError, match="no covariance"):
         view_errors(view, prediction, "conf", pose1, "ellipsoid")
+
+
+def test_a_similarity_of_the_image_leaves_errors_of_shape(pair):
+    view, pose1, prediction, noise, spread = pair
+    # Little noise: of much, least squares make a smaller scene.
+    points = prediction["pts3d"] - 0.9 * noise
+    narrower = prediction["xyz_logvar"] + 2 * math.log(0.1)
+    prediction |= {"pts3d": points, "xyz_mu": points.movedim(-1, 1), "xyz_logvar": narrower}
+    turned = geotrf(rigid(0.4, [0.3, -1.0, 2.0]), prediction["pts3d"]) / 2
+    moved = prediction | {"pts3d": turned, "xyz_mu": turned.movedim(-1, 1)}
+    for family in ("hetero", "conf"):
+        found = view_errors(view, moved, family, pose1, alignment="umeyama")
+        expected = view_errors(view, prediction, family, pose1, alignment="umeyama")
+        mask = view["valid_mask"]
+        torch.testing.assert_close(found.errors[mask], expected.errors[mask], atol=1e-4, rtol=1e-3)
+        # A similarity has seven numbers, so that of thousands of pixels it takes next to no error.
+        ratio = found.errors[mask] / (0.1 * noise).norm(dim=-1)[mask]
+        assert ratio.median() == pytest.approx(1, abs=0.03)
+        assert found.errors[~mask].isnan().all()
+        # What is known before the truth is: as far away as predicted.
+        torch.testing.assert_close(found.depths, turned.norm(dim=-1))
+    alike = prediction | {"xyz_logvar": torch.full_like(narrower, math.log(0.05**2))}
+    found = view_errors(view, alike, "hetero", pose1, alignment="umeyama")
+    lengths = view_errors(view, alike, "hetero", pose1, "ellipsoid", alignment="umeyama")
+    torch.testing.assert_close(0.05 * lengths.errors[mask], found.errors[mask])
+
+
+def test_what_has_no_similarity_has_no_error(pair):
+    view, pose1, prediction, *_ = pair
+    view["valid_mask"][1] = False
+    view["valid_mask"][1, 0, :3] = True
+    found = view_errors(view, prediction, "conf", pose1, alignment="umeyama")
+    assert found.errors[1].isnan().all()
+    assert found.errors[0][view["valid_mask"][0]].isfinite().all()
+    keys = [f"depth_{key}" for key in ("gamma", "nu", "alpha", "beta")]
+    depth = dict.fromkeys(keys, torch.full((2, 1, 30, 40), 3.0))
+    with pytest.raises(ValueError, match="'geom' states intervals of depth"):
+        view_errors(view, depth, "geom", pose1, alignment="umeyama")
+
+
+def rigid(angle: float, shift: list[float]) -> torch.Tensor:
+    c, s = math.cos(angle), math.sin(angle)
+    moved = torch.eye(4).repeat(2, 1, 1)
+    moved[:, :2, :2] = torch.tensor([[c, -s], [s, c]])
+    moved[:, :3, 3] = torch.tensor(shift)
+    return moved
 
 
 def test_valid_pixels_alone_are_collected_and_others_counted(pair):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dust3r.evaluation.alignment import align_points, depth_scale, sim3
+from dust3r.uncertainty.alignment import align_points, depth_scale, sim3
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
