@@ -5,7 +5,7 @@
 # it was.
 #   DATA, OUT   where rooms and checkpoints go (data/rooms_points, output/rooms_small_points)
 #   SCENES      rooms to render (200)          PROCESSES   training processes (2)
-#   EPOCHS      of 100 updates each (12)       PRECISION   fp32, or bf16 where the machine has it (fp32)
+#   EPOCHS      of 100 updates each (9)       PRECISION   fp32, or bf16 where the machine has it (fp32)
 #   START, RATE checkpoint to start from, and peak rate of what is trained already (3e-4)
 #   MORE        ROOT of recordings that a quarter of the pairs are of; none where empty
 set -euo pipefail
@@ -26,8 +26,9 @@ torchrun --standalone --nproc_per_node="$PROCESSES" train.py \
         enc_embed_dim=192, enc_depth=6, enc_num_heads=3, dec_embed_dim=192, dec_depth=4, dec_num_heads=3, dpt_dim=32)" \
     --pretrained "$START" --train_dataset "$PAIRS" --test_dataset "[None]" \
     --train_criterion "ConfLoss(Regr3D(L21, norm_mode='?avg_dis'), alpha=0.2)" \
-    --uq_mode hetero_xyz --uq_align sim3 --train_geom_for_uq --uq_lr_scale "${HEAD_RATE:-3}" \
-    --batch_size $((4 / PROCESSES)) --epochs "${EPOCHS:-12}" --lr "${RATE:-3e-4}" --min_lr 1e-5 \
+    --uq_mode hetero_xyz --uq_align sim3 --train_geom_for_uq --lambda_hetero_xyz 0.5 --hetero_beta 0.5 \
+    --uq_lr_scale "${HEAD_RATE:-3}" \
+    --batch_size $((4 / PROCESSES)) --epochs "${EPOCHS:-9}" --lr "${RATE:-3e-4}" --min_lr 1e-5 \
     --grad_clip 1.0 --keep_freq 0 --num_workers 1 --precision "${PRECISION:-fp32}" --output_dir "$OUT"
 
 [ -n "${MORE:-}" ] || python scripts/export_weights.py "$OUT/checkpoint-final.pth" \

@@ -282,6 +282,27 @@ def test_ellipsoids_are_stored_besides_balls(write_tree, save, tmp_path):
     assert [one["region"] for one in results(tmp_path / "out").values()] == ["ball", "ellipsoid"]
 
 
+def test_regions_of_errors_of_shape_are_smaller(write_tree, save, tmp_path, logged, capsys):
+    root = write_tree(frames={"desk": 12, "lamp": 12}, size=(48, 40))
+    ckpt = save("catmlp+dpt+xyz_hetero_dpt")
+    radii = {}
+    for alignment in ("none", "umeyama"):
+        out = tmp_path / alignment
+        more = ("--methods", "hetero", "--alignment", alignment)
+        assert network(root, out, ckpt, *more) == 0
+        found = calibration_file.load_for("auto", ckpt, ["hetero"])
+        assert (found.region, found.alignment) == ("ball", alignment)
+        one = results(out)["rooms", "hetero"]
+        assert one["alignment"] == alignment
+        radii[alignment] = one["kinds"]["conformal"]["radius"][0]
+        aligned = "aligned to its truth by a similarity first (umeyama)"
+        assert (aligned in capsys.readouterr().out) == (alignment == "umeyama")
+    assert radii["umeyama"] < 0.9 * radii["none"]
+    ckpt = save("dpt_uq")
+    assert network(root, tmp_path, ckpt, "--methods", "geom", "--alignment", "umeyama") == 2
+    assert "--alignment umeyama is of points, and geom state(s) intervals of depth" in logged()
+
+
 def test_the_same_data_and_other_families_are_refused(write_tree, save, tmp_path, logged):
     root, ckpt = write_tree(frames={"desk": 12, "lamp": 12}, size=(48, 40)), save("dpt")
     out = tmp_path / "out"

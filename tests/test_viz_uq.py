@@ -150,6 +150,30 @@ def test_calibrated_deviations_and_their_reliability(root, save, tmp_path, capsy
     assert "| 90%     | " in capsys.readouterr().out
 
 
+def test_a_distribution_of_points_is_drawn_and_its_balls_are_checked(
+    root, save, tmp_path, capsys
+) -> None:
+    out = tmp_path / "out"
+    ckpt = save(spec_of("catmlp+dpt+xyz_hetero_dpt", output_mode="pts3d+desc8"))
+    calibration_of(ckpt, "hetero")
+    assert run(root, ckpt, out, "--num_samples", "2", "--calibration", "auto") == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["heads"]) == ["points", "pointmap"]
+    points, pointmap = summary["heads"].values()
+    # One depth, ranked by the points' own deviation or by confidence.
+    assert points["rmse"] == pytest.approx(pointmap["rmse"])
+    assert "nll" not in points and "ause" in points and "ause" not in pointmap
+    told = summary["calibration"]
+    assert (told["head"], told["region"], told["alignment"]) == ("points", "ball", "none")
+    assert told["scale"] == pytest.approx(3, rel=0.1)
+    assert (np.array(told["calibrated"]) >= told["stated"]).all()
+    for name in ("summary.png", "calibration.png", summary["samples"][0]["file"]):
+        assert is_png(out / name)
+    text = capsys.readouterr().out
+    assert "Shares of true points within the balls of points" in text
+    assert "| points AUSE, pooled" in text
+
+
 @pytest.mark.parametrize(
     ("family", "expected"),
     [

@@ -25,6 +25,7 @@ OF_LOSSES = (
     "lambda_uq_xyz",
     "lambda_evi_xyz",
     "lambda_hetero_xyz",
+    "hetero_beta",
     "uq_align",
     "lambda_gate_tv",
     "gate_tv_warmup_steps",
@@ -158,6 +159,13 @@ def _uncertainty(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=1.0,
         help="weight of the loss of --uq_mode hetero_xyz",
+    )
+    group.add_argument(
+        "--hetero_beta",
+        type=float,
+        default=0.0,
+        help="weigh pixels in it by their variance to this power, 0 to 1: 0 is the likelihood, and "
+        "0.5 keeps pixels of a small variance from pulling at a geometry that trains along",
     )
     group.add_argument(
         "--uq_align",

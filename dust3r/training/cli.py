@@ -329,6 +329,7 @@ def loss_weights(args: argparse.Namespace) -> LossWeights:
         uq_xyz=args.lambda_uq_xyz,
         evi_xyz=args.lambda_evi_xyz,
         hetero_xyz=args.lambda_hetero_xyz,
+        hetero_beta=args.hetero_beta,
         gate_tv=args.lambda_gate_tv,
         gate_tv_warmup_steps=args.gate_tv_warmup_steps,
         align=args.uq_align,

@@ -61,7 +61,8 @@ TARGETS = {"none": add_point_targets, "sim3": add_aligned_targets}
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The ``--lambda_*`` arguments, ``--var_distill`` and ``--uq_align``; defaults as published."""
+    """``--lambda_*``, ``--hetero_beta``, ``--var_distill`` and ``--uq_align``; defaults
+    as published."""
 
     uq: float = 1.0
     evi: float = 1e-3
@@ -73,6 +74,7 @@ class LossWeights:
     uq_xyz: float = 1.0
     evi_xyz: float = 1e-3
     hetero_xyz: float = 1.0
+    hetero_beta: float = 0.0
     gate_tv: float = 0.0
     gate_tv_warmup_steps: int = 0
     align: str = "none"
@@ -136,7 +138,7 @@ def _point_terms(w: LossWeights) -> WeightedTerms:
 
 
 def _gaussian_terms(w: LossWeights) -> WeightedTerms:
-    return ((w.hetero_xyz, PointLikelihood()), *_gate_terms(w))
+    return ((w.hetero_xyz, PointLikelihood(w.hetero_beta)), *_gate_terms(w))
 
 
 STAGES = {

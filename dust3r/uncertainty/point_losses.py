@@ -117,13 +117,22 @@ class PointEvidence:
 
 @dataclass(frozen=True)
 class PointLikelihood:
-    """Gaussian NLL of the points, of all three coordinates together, averaged over pixels."""
+    """Gaussian NLL of the points, of all three coordinates together, averaged over pixels.
 
+    ``beta`` as of ``PointGaussian.nll``: with 0, the likelihood itself, pixels of a small deviation
+    pull the geometry along where that trains too.
+    """
+
+    beta: float = 0.0
     name: str = "loss_hetero_xyz"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"--hetero_beta is from 0 to 1, not {self.beta}")
 
     def __call__(self, view: Maps, pred: Maps) -> Tensor:
         points, valid = _target(view)
-        return masked_mean(PointGaussian.from_prediction(pred).nll(points), valid)
+        return masked_mean(PointGaussian.from_prediction(pred).nll(points, self.beta), valid)
 
 
 @dataclass(frozen=True)

@@ -227,13 +227,21 @@ class PointGaussian:
         normal = Normal(self.mean.movedim(1, -1), deviation, validate_args=False)
         return Independent(normal, 1, validate_args=False)
 
-    def nll(self, y: Tensor) -> Tensor:
+    def nll(self, y: Tensor, beta: float = 0.0) -> Tensor:
         """Negative log-likelihood of points ``y`` (B,3,H,W): (B,1,H,W), of all three coordinates.
 
         Equals ``-predictive().log_prob``.
+
+        Args:
+            beta: weigh each coordinate by its variance to this power, without a gradient (Seitzer
+                et al., On the Pitfalls of Heteroscedastic Uncertainty Estimation, ICLR 2022). The
+                likeliest variances stay; the mean's gradient, error / sigma^2, is that of the
+                squared error with 1, and in between of a length that noise leaves alone with 0.5.
         """
         square = (as_target(y, self.mean) - self.mean).square() * (-self.log_variance).exp()
         each = 0.5 * (square + self.log_variance + math.log(2 * math.pi))
+        if beta:
+            each = each * (beta * self.log_variance.detach()).exp()
         return each.sum(dim=1, keepdim=True)
 
     @property

@@ -7,6 +7,7 @@ import pytest
 import trimesh
 
 from dust3r.export import write_maps, write_ply
+from dust3r.splat.ply import read_vertices
 from dust3r.uncertainty.calibration_fit import fit
 from dust3r.uncertainty.calibration_samples import ErrorSamples
 from dust3r.utils.geometry import geotrf
@@ -69,3 +70,34 @@ def test_nine_tenths_of_points_lie_within_the_radius_of_the_cloud(calibrated, tm
         )
     ]
     assert np.concatenate(within).mean() == pytest.approx(0.9, abs=0.02)
+
+
+def test_nine_tenths_of_true_points_lie_within_the_balls_of_a_model_of_points(build, tmp_path):
+    """As stated of points: errors are lengths, here along the ray that a pixel's points are on."""
+    errors, sigmas = errors_of((300, 100), 1)
+    told = {**TOLD, "family": "hetero", "region": "ball", "alignment": "umeyama"}
+    scene = build()
+    off = [errors_of(one.shape, 3 + n) for n, one in enumerate(scene.depthmaps)]
+    truth = [scene.pts3d(n) for n in range(len(scene))]
+    depths = []
+    for n, (error, _) in enumerate(off):
+        away = np.linalg.norm(truth[n] - scene.poses[n, :3, 3], axis=-1)
+        depths.append(np.float32(scene.depthmaps[n] * (1 + error / away)))
+    wrong = replace(
+        scene,
+        depthmaps=tuple(depths),
+        deviations=tuple(np.float32(sigma) for _, sigma in off),
+        deviations_of="point",
+    )
+    samples = ErrorSamples.from_arrays(np.abs(errors), sigmas)
+    found = wrong.calibrated(fit(samples, **told))
+    within = [
+        np.linalg.norm(found.pts3d(n) - truth[n], axis=-1) <= found.radii90[n]
+        for n in range(len(found))
+    ]
+    assert np.concatenate([one.ravel() for one in within]).mean() == pytest.approx(0.9, abs=0.02)
+    with np.load(next(write_maps(found, tmp_path / "maps").glob("*.npz"))) as maps:
+        assert maps["sigma_of"] == "point"
+    path = write_ply(found, tmp_path / "cloud.ply")
+    assert b"\ncomment sigma is of points\n" in path.read_bytes()[:1000]
+    assert len(read_vertices(path)) == sum(one.size for one in depths)

@@ -52,6 +52,25 @@ def evidence(mean):
     }
 
 
+def test_weighted_likelihood_has_the_gradients_that_it_promises():
+    random = torch.Generator().manual_seed(0)
+    y, mean, log_variance = torch.randn(3, 1, 3, 4, 5, generator=random, dtype=torch.float64)
+    mask = torch.ones(1, 4, 5, dtype=torch.bool)
+    sigma, error = (0.5 * log_variance).exp(), y - mean
+    for beta, pull in ((0, error / sigma**2), (0.5, error / sigma), (1, error)):
+        pred = {"xyz_mu": mean.clone().requires_grad_()}
+        pred["xyz_logvar"] = log_variance.clone().requires_grad_()
+        loss = PointLikelihood(beta)({"point_target": y, "point_target_valid": mask}, pred)
+        loss.backward()
+        torch.testing.assert_close(-20 * pred["xyz_mu"].grad, pull)
+        # Whatever the weight, a variance rests where it is the squared error.
+        push = 20 * pred["xyz_logvar"].grad
+        torch.testing.assert_close(push, 0.5 * sigma ** (2 * beta) * (1 - (error / sigma) ** 2))
+    for beta in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=f"--hetero_beta is from 0 to 1, not {beta}"):
+            PointLikelihood(beta)
+
+
 def gaussian(mean):
     return {"xyz_mu": mean.movedim(-1, 1), "xyz_logvar": torch.zeros_like(mean.movedim(-1, 1))}
 
