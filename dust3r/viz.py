@@ -48,7 +48,7 @@ _LABEL = 48
 _DESCRIPTION = """\
 Depth, standard deviation and error of a checkpoint on a dataset: a PNG for each of some pairs, and
 summary.png, summary.json and summary.md over them, or with --all over all pairs of the dataset.
-Of models with a distribution of points the deviation is that along the camera's optical axis.
+Of models with a distribution of points, deviations and errors are of points, after a similarity.
 With --calibration also calibration.png: what share of true depths, or points, lies within what was
 to hold it.
 """

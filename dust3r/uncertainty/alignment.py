@@ -58,6 +58,21 @@ def align_points(points: Tensor, targets: Tensor, kind: str = "umeyama") -> Tens
     return (linear @ given.spread).add_((linear @ given.centre + shift)[:, None]).T.float()
 
 
+def misfits(points: Tensor, truth: Tensor, valid: Tensor, kind: str = "umeyama") -> Tensor:
+    """True less predicted points (B,H,W,3) after a similarity of each image, float32.
+
+    The similarity is fitted to the pixels of ``valid`` (B,H,W) bool whose prediction is finite; all
+    others are NaN, and so are those of images that have none. ``kind`` as of ``align_points``.
+    """
+    found = torch.full_like(truth, torch.nan)
+    fitted = valid & points.isfinite().all(-1)
+    for one, mask, given, wanted in zip(found, fitted, points, truth, strict=True):
+        moved = align_points(given[mask], wanted[mask], kind)
+        if moved is not None:
+            one[mask] = wanted[mask] - moved
+    return found
+
+
 def depth_scale(depth: Tensor, truth: Tensor, kind: str) -> float:
     """Factor that brings depths (N,) to the true ones (N,), both above 0.
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dust3r.uncertainty.alignment import misfits
 from dust3r.uncertainty.evidential import NormalInverseGamma
 from dust3r.uncertainty.families import point_distribution
-from dust3r.uncertainty.points import variance_along
 from dust3r.utils.geometry import geotrf, inv
 from dust3r.utils.view import own_depth
 
@@ -28,6 +28,7 @@ class DepthEstimate:
         is_deviation: see there.
         distribution: evidence about the depth, maps (B, 1, H, W), or None. FeatUQ learns its mean
             apart from its evidence, so that ``mean`` is not the mean of its distribution.
+        error: (B, H, W), errors of what the estimate is about, where that is not ``mean``.
     """
 
     name: str
@@ -35,6 +36,11 @@ class DepthEstimate:
     uncertainty: Tensor | None
     is_deviation: bool
     distribution: NormalInverseGamma | None = None
+    error: Tensor | None = None
+
+    def errors(self, depth: Tensor) -> Tensor:
+        """Absolute errors (B, H, W), where ``depth`` (B, H, W) is the true one."""
+        return (self.mean - depth).abs() if self.error is None else self.error
 
     def nll(self, depth: Tensor) -> Tensor | None:
         """Negative log-likelihood (B, H, W) of ``depth`` (B, H, W), or None."""
@@ -56,20 +62,22 @@ def uncertainty_heads(prediction: Mapping[str, Tensor]) -> list[DepthEstimate]:
 def stated_depths(
     view: Mapping[str, Any], prediction: Mapping[str, Tensor], pose1: Tensor | None = None
 ) -> list[DepthEstimate]:
-    """``uncertainty_heads``, or else what a distribution of points says of depth; maybe none.
+    """``uncertainty_heads``, or else what a distribution of points says of them; maybe none.
 
-    The latter's depth is that of ``pointmap_depth``, whose arguments and errors these are; its
-    deviation is the points' along the optical axis of the view's own camera, scaled as they are.
+    The latter has the depth of ``pointmap_depth``, whose arguments and errors these are. Its errors
+    are distances of points after a similarity of each image, or after a scale where that is not
+    defined; its deviation is the root of their expected squares, in the unit of a metric model.
     """
     estimates = uncertainty_heads(prediction)
     said = point_distribution(prediction)
     if estimates or said is None:
         return estimates
-    points, scale, pose1 = _scaled_points(view, prediction, pose1)
-    pose = view["camera_pose"].float()
-    axis = torch.einsum("bji,bj->bi", pose1[:, :3, :3], pose[:, :3, 2])
-    deviation = scale * variance_along(said, axis)[:, 0].float().sqrt()
-    return [DepthEstimate(POINTS, own_depth(points, pose1, pose), deviation, True)]
+    points, truth, pose1 = _scaled_points(view, prediction, pose1)
+    misfit = misfits(points, truth, view["valid_mask"])
+    misfit = torch.where(misfit.isfinite().all(-1, keepdim=True), misfit, truth - points)
+    depth = own_depth(points, pose1, view["camera_pose"].float())
+    deviation = said.total.sum(dim=1).float().sqrt()
+    return [DepthEstimate(POINTS, depth, deviation, True, error=misfit.norm(dim=-1))]
 
 
 def pointmap_depth(
@@ -102,7 +110,10 @@ def inverse_confidence(prediction: Mapping[str, Tensor]) -> Tensor | None:
 def _scaled_points(
     view: Mapping[str, Any], prediction: Mapping[str, Tensor], pose1: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points (B, H, W, 3) in the truth's unit, their scales (B, 1, 1), and camera 1's poses."""
+    """Points (B, H, W, 3) in the truth's unit, the true ones, and camera 1's poses.
+
+    Both in camera 1's frame.
+    """
     pose = view["camera_pose"].float()
     if "pts3d" in prediction:
         points, pose1 = prediction["pts3d"].float(), pose
@@ -120,8 +131,7 @@ def _scaled_points(
         points, pose1 = prediction["pts3d_in_other_view"].float(), pose1.to(pose).float()
     truth = geotrf(inv(pose1), view["pts3d"].float())
     scale = _median_ratio(truth.norm(dim=-1), points.norm(dim=-1), view["valid_mask"])
-    scale = scale[:, None, None]
-    return scale[..., None] * points, scale, pose1
+    return scale[:, None, None, None] * points, truth, pose1
 
 
 def _of_head(prediction: Mapping[str, Tensor], name: str, mean: str, suffix: str) -> DepthEstimate:

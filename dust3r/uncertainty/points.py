@@ -262,19 +262,6 @@ class PointGaussian:
 PointDistribution = NormalInverseGamma | NormalInverseWishart | PointGaussian
 
 
-def variance_along(said: PointDistribution, direction: Tensor) -> Tensor:
-    """Variance (B,1,H,W) of points along directions of unit length, (B,3) in their frame."""
-    direction = direction.to(said.mean)[:, :, None, None]
-    if not isinstance(said, NormalInverseWishart):
-        return (direction.square() * said.total).sum(dim=1, keepdim=True)
-    # r^T L L^T r, a column of L at a time.
-    columns = torch.zeros_like(said.m)
-    for place, (row, column) in enumerate(zip(_ROWS, _COLUMNS, strict=True)):
-        columns[:, column] += direction[:, row] * said.L[:, place]
-    inflation = (1 + 1 / said.kappa) / (said.nu - LEAST_NU).clamp(min=EPSILON)
-    return columns.square().sum(dim=1, keepdim=True) * inflation
-
-
 def nig_of_points(pred: Mapping[str, Tensor]) -> NormalInverseGamma:
     """The evidence ``xyz_gamma`` to ``xyz_beta`` of a prediction, each (B,3,H,W).
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dust3r.uncertainty.alignment import align_points
+from dust3r.uncertainty.alignment import misfits
 from dust3r.uncertainty.calibration import UNALIGNED, Calibration, Coverage, coverage
 from dust3r.uncertainty.calibration_samples import ErrorCollector, ErrorSamples
 from dust3r.uncertainty.estimates import FEAT, GEO, POINTS, uncertainty_heads
@@ -126,7 +126,7 @@ def view_errors(
     truth = geotrf(inv(pose1.float()), view["pts3d"].float())
     depths = points.norm(dim=-1), truth.norm(dim=-1)
     if alignment != UNALIGNED:
-        truth = points + _misfits(points, truth, view["valid_mask"], alignment)
+        truth = points + misfits(points, truth, view["valid_mask"], alignment)
     if region == "ellipsoid":
         lengths = mahalanobis(prediction, truth, family)
         # A covariance that is not finite gives no length, whatever the error.
@@ -144,17 +144,6 @@ def predicted_points(prediction: Mapping[str, Tensor], family: str) -> Tensor:
     if read is not None:
         return read(prediction).mean.movedim(1, -1).float()
     return prediction[points_key(prediction)].float()
-
-
-def _misfits(points: Tensor, truth: Tensor, valid: Tensor, alignment: str) -> Tensor:
-    """True less predicted points (B,H,W,3) after each image's similarity; NaN where not valid."""
-    misfits = torch.full_like(truth, torch.nan)
-    fitted = valid & points.isfinite().all(-1)
-    for found, mask, given, wanted in zip(misfits, fitted, points, truth, strict=True):
-        moved = align_points(given[mask], wanted[mask], alignment)
-        if moved is not None:
-            found[mask] = wanted[mask] - moved
-    return misfits
 
 
 class Reliability:

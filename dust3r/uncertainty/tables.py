@@ -37,9 +37,9 @@ def markdown(result: Result) -> str:
     pixels, ranked = result["pixels"], result["ranked_pixels"]
     sample = "" if ranked == pixels else f", pooled AUSE over {ranked:,} of them drawn at random"
     text = [
-        f"{result['images']} images, {pixels:,} valid pixels{sample}. The scale of "
-        "pointmaps and of points is fitted to the ground truth of each image; the other depths are "
-        "as predicted.",
+        f"{result['images']} images, {pixels:,} valid pixels{sample}. The pointmap's "
+        "scale is fitted to the ground truth of each image; errors of points are distances after a "
+        "similarity of each; the other depths are as predicted.",
         _table(["depth", *(_COLUMNS[key] for key in columns)], rows),
     ]
     compared = comparisons(result)

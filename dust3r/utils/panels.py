@@ -104,7 +104,7 @@ def take_sample(
         return HeadMaps(
             estimate.name,
             mean,
-            np.abs(mean - depth),
+            np.where(np.isfinite(depth), finite(estimate.errors(view["depthmap"].float())), np.nan),
             None if uncertainty is None else finite(uncertainty),
             estimate.is_deviation,
         )
@@ -257,13 +257,14 @@ class _Drawn:
 
     def head(self, head: HeadMaps) -> list[Map]:
         deviation = "calibrated deviation" if head.calibrated else "standard deviation"
+        error = "error after a similarity" if head.name == POINTS else "absolute error"
         title = f"{head.name} {deviation} (m)" if head.is_deviation else "1 / confidence"
         is_scaled = head.name in (POINTS, POINTMAP)
         mean = "pointmap depth, scaled (m)" if is_scaled else f"{head.name} mean (m)"
         return [
             Map(mean, head.mean, self.ranges.depth),
             _map_or_blank(title, self.sample, head.uncertainty, self.ranges.uncertainty),
-            Map(f"{head.name} absolute error (m)", head.error, self.ranges.error),
+            Map(f"{head.name} {error} (m)", head.error, self.ranges.error),
         ]
 
     def scatter(self, head: HeadMaps) -> list[Chart]:

@@ -16,7 +16,6 @@ from dust3r.uncertainty.points import (
     PointGaussian,
     evidence_of_points,
     nig_of_points,
-    variance_along,
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -225,21 +224,3 @@ def test_wrong_shapes_are_explained():
     said = PointGaussian(mean, mean)
     with pytest.raises(ValueError, match=r"\(1, 2, 2, 3\).*points.movedim\(-1, 1\)"):
         said.nll(torch.zeros(1, 2, 2, 3))
-
-
-@pytest.mark.parametrize("kind", CHANNELS)
-def test_variance_along_a_direction_is_that_of_the_covariance(kind):
-    said, _ = random_one(kind)
-    directions = torch.nn.functional.normalize(torch.tensor([[1.0, -2, 0.5], [0, 1, 3]]).double())
-    if kind is NormalInverseWishart:
-        # Of a Student-t the covariance is its scale matrix times df / (df - 2).
-        predictive = said.predictive()
-        scale = predictive.scale_tril @ predictive.scale_tril.mT
-        covariance = scale * (predictive.df / (predictive.df - 2))[..., None, None]
-    else:
-        covariance = torch.diag_embed(said.total.movedim(1, -1))
-    expected = torch.einsum("bi,bhwij,bj->bhw", directions, covariance, directions)
-    torch.testing.assert_close(variance_along(said, directions)[:, 0], expected)
-    for axis in range(3):
-        along = variance_along(said, torch.eye(3)[axis].repeat(2, 1))
-        torch.testing.assert_close(along, said.total[:, axis : axis + 1])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dust3r.uncertainty.calibration_samples import ErrorCollector
+from dust3r.uncertainty.estimates import POINTS, stated_depths
 from dust3r.uncertainty.reliability import view_errors
 from dust3r.uncertainty.stated import ELLIPSOID_SIGMA
 from dust3r.utils.geometry import geotrf
@@ -101,6 +102,23 @@ def test_what_has_no_similarity_has_no_error(pair):
     depth = dict.fromkeys(keys, torch.full((2, 1, 30, 40), 3.0))
     with pytest.raises(ValueError, match="'geom' states intervals of depth"):
         view_errors(view, depth, "geom", pose1, alignment="umeyama")
+
+
+def test_what_is_drawn_of_points_are_the_errors_that_are_calibrated(pair):
+    view, pose1, prediction, *_ = pair
+    view["camera_pose"] = pose1
+    # Of the second image, pixels too few for a similarity: errors are after a scale alone.
+    view["valid_mask"][1] = False
+    view["valid_mask"][1, 0, :3] = True
+    (found,) = stated_depths(view, prediction, pose1)
+    expected = view_errors(view, prediction, "hetero", pose1, alignment="umeyama")
+    mask = view["valid_mask"][0]
+    torch.testing.assert_close(found.error[0][mask], expected.errors[0][mask])
+    torch.testing.assert_close(found.uncertainty, expected.sigmas)
+    assert found.name == POINTS and found.is_deviation and found.nll(view["depthmap"]) is None
+    assert found.error[1][view["valid_mask"][1]].isfinite().all()
+    confidence = {key: prediction[key] for key in ("pts3d", "conf")}
+    assert stated_depths(view, confidence, pose1) == []
 
 
 def rigid(angle: float, shift: list[float]) -> torch.Tensor:
