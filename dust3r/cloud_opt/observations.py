@@ -184,7 +184,8 @@ def read_output(
     sigmas = _relative_sigmas(pred1), _relative_sigmas(pred2)
     sigmas_of = DEPTH
     if sigmas[0] is None:
-        sigmas, sigmas_of = (_sigmas_of_points(pred1), _sigmas_of_points(pred2)), POINT
+        sigmas = _sigmas_of_points(pred1), _sigmas_of_points(pred2)
+        sigmas_of = DEPTH if sigmas[0] is None else POINT
     has_sigmas = sigmas[0] is not None and sigmas[1] is not None
     check_weights(weights, states_variance=has_sigmas)
     keep, image_ids, notes = _largest_part(ids1, ids2)

@@ -169,7 +169,8 @@ class PointCloudOptimizer(BaseOptimizer):
                 if data.sigmas_of == POINT:
                     # Stated of distances from the pair's first camera, wanted of the image's own.
                     size = scale_of(moves_here)[:, None].float()
-                    stated *= size * torch.stack(clouds).norm(dim=-1) / maps.norm(dim=-1)
+                    own = maps.norm(dim=-1).clamp_min(1e-9)
+                    stated *= size * torch.stack(clouds).norm(dim=-1) / own
                     far = depth * rays.norm(dim=-1)
                 relative = spread_of(depths, depth, weights, stated)
                 deviations.append((relative * scale * far).view(height, width))

@@ -92,6 +92,19 @@ def test_deviations_scale_with_the_scene(problem):
         torch.testing.assert_close(5 * one, other, rtol=2e-2, atol=1e-3)
 
 
+def test_points_of_garbage_do_not_spread(problem):
+    task = problem(sigma=0.02, suffix="_xyz")
+    for prediction, key in (("pred1", "pts3d"), ("pred2", "pts3d_in_other_view")):
+        for rows, value in ((3, float("nan")), (4, float("inf")), (5, 0.0)):
+            task.output[prediction][key][:, rows] = value
+            task.output[prediction]["xyz_mu"][:, :, rows] = value
+        task.output[prediction]["xyz_logvar"][:, :, 6] = float("nan")
+    deviation = torch.stack(task.aligned(weights="uncertainty").get_deviations())
+    assert deviation[:, 7:].isfinite().all() and (deviation[:, 7:] > 0).all()
+    assert not deviation.isnan().any()
+    assert problem().aligned().deviations_of == "depth"
+
+
 def test_variances_of_garbage_do_not_spread(problem, pose_error):
     task = problem(sigma=0.02)
     for prediction in ("pred1", "pred2"):
