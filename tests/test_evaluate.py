@@ -18,8 +18,11 @@ import torch
 import mast3r.model  # noqa: F401  (registers AsymmetricMASt3R)
 from dust3r.evaluation import cli, uq
 from dust3r.evaluation.measure import point_errors
+from dust3r.evaluation.methods import parse_methods
 from dust3r.evaluation.predictions import Stored, pair_file
+from dust3r.evaluation.records import RecordStore
 from dust3r.training import checkpoint
+from dust3r.training.distributed import World
 from dust3r.uncertainty.metrics import ause
 from dust3r.utils.spec import MODELS, build
 
@@ -223,6 +226,17 @@ def test_a_stopped_evaluation_goes_on(stored, tmp_path, monkeypatch, caplog):
     assert measured == [0, 1, 2, 3, 4]
     assert uq_of(stored, tmp_path / "whole") == 0
     assert results(tmp_path) == results(tmp_path / "whole")
+
+
+def test_a_process_that_is_ahead_leaves_the_others_their_shares(stored, tmp_path):
+    """The second begins when the first has ended: what it has to do may not depend on that."""
+    evaluation = uq.from_stored(stored, None, parse_methods("conf"))
+    store = RecordStore(tmp_path / "records")
+    store.claim(evaluation.settings(), resume=True)
+    for rank in range(2):
+        evaluation.measure(store, World(rank, 2, torch.device("cpu")))
+    for one in evaluation.pairs:
+        assert all(store.has(one.name, index) for index in one.indices)
 
 
 def test_records_of_other_settings_are_refused_or_replaced(stored, tmp_path, logged):

@@ -99,15 +99,17 @@ class Evaluation:
     def measure(self, store: RecordStore, world: World) -> None:
         """Measure all pairs without a record, this rank its share of them."""
         for one in self.pairs:
-            todo = [
+            # Shares that do not depend on what is done: other ranks may be ahead of this one.
+            share = one.indices[world.rank :: world.size]
+            mine = [
                 index
-                for index in one.indices
+                for index in share
                 if not store.has(one.name, index) or self.provider.missing(one.name, index)
             ]
-            mine = todo[world.rank :: world.size]
-            if len(todo) < len(one.indices) and world.is_main:
-                done = len(one.indices) - len(todo)
-                log.info("%s: %d of %d pairs are done", one.name, done, len(one.indices))
+            if len(mine) < len(share) and world.is_main:
+                done = len(share) - len(mine)
+                whose = "" if world.size == 1 else " of this process"
+                log.info("%s: %d of %d pairs%s are done", one.name, done, len(share), whose)
             if not mine:
                 continue
             with tqdm(
