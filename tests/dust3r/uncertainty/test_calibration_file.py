@@ -186,9 +186,18 @@ def test_radii_that_sink_or_overflow_are_refused(stored) -> None:
         calibration_file.load(stored)
 
 
-@pytest.mark.parametrize("family", ["geom", "feat", "conf"])
-def test_the_shipped_calibrations_are_of_the_shipped_weights(family) -> None:
-    weights = Path(__file__).parents[3] / "checkpoints" / "rooms_small_uq.safetensors"
+@pytest.mark.parametrize(
+    ("name", "family", "alignment"),
+    [
+        ("rooms_small_uq", "geom", "none"),
+        ("rooms_small_uq", "feat", "none"),
+        ("rooms_small_uq", "conf", "none"),
+        ("rooms_small_points", "hetero", "umeyama"),
+        ("rooms_small_points", "conf", "umeyama"),
+    ],
+)
+def test_the_shipped_calibrations_are_of_the_shipped_weights(name, family, alignment) -> None:
+    weights = Path(__file__).parents[3] / "checkpoints" / f"{name}.safetensors"
     found = calibration_file.load_for("auto", weights, [family])
-    assert found.family == family
+    assert found.family == family and found.alignment == alignment
     assert found.coverage["conformal"][LEVELS.index(0.9)] == pytest.approx(0.9, abs=0.02)
