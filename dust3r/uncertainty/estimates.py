@@ -69,8 +69,8 @@ def stated_depths(
     defined; its deviation is the root of their expected squares, in the unit of a metric model.
     """
     estimates = uncertainty_heads(prediction)
-    said = point_distribution(prediction)
-    if estimates or said is None:
+    said = None if estimates else point_distribution(prediction)
+    if said is None:
         return estimates
     points, truth, pose1 = _scaled_points(view, prediction, pose1)
     misfit = misfits(points, truth, view["valid_mask"])
