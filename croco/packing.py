@@ -50,6 +50,13 @@ class PackedLinear(nn.Linear):
         return self.__dict__ | {"packed": None}
 
 
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there, and multiplies this type on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def pack_linear_layers(model: nn.Module, dtype: torch.dtype = torch.float32) -> int:
     """Make every fp32 ``nn.Linear`` on the CPU inside ``model`` a ``PackedLinear``, in place.
 
@@ -57,14 +64,15 @@ def pack_linear_layers(model: nn.Module, dtype: torch.dtype = torch.float32) -> 
         dtype: of the copies: fp32, or bf16 for inference under ``torch.autocast``.
 
     Returns:
-        the number of layers, 0 where torch was built without oneDNN.
+        the number of layers; 0, and the model stays as it is, where torch was built without
+        oneDNN, or the processor does not know the instructions that ``dtype`` needs.
 
     Raises:
         ValueError: another ``dtype``.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"weights are packed as torch.float32 or torch.bfloat16, not {dtype}")
-    if not torch.backends.mkldnn.is_available():
+    if not can_pack(dtype):
         return 0
     count = 0
     for layer in model.modules():

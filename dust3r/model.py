@@ -174,7 +174,8 @@ class AsymmetricCroCo3DStereo(
             dtype: fp32, or bf16 for inference under ``torch.autocast`` on CPUs that know bf16.
 
         Returns:
-            the number of layers that were packed, 0 where torch was built without oneDNN.
+            the number of layers that were packed, 0 where torch was built without oneDNN or the
+            processor does not know bf16.
         """
         return pack_linear_layers(self, dtype)
 

@@ -10,7 +10,7 @@ import torch
 from croco.blocks import Attention, PatchEmbed, rope_base
 from croco.croco import CroCoNet
 from croco.masking import RandomMask
-from croco.packing import pack_linear_layers
+from croco.packing import can_pack, pack_linear_layers
 from croco.pos_embed import RoPE2D, grid_positions, sincos_embedding_2d
 
 TINY = {
@@ -162,7 +162,8 @@ def test_packed_layers_compute_the_same_under_the_same_names():
 @needs_onednn
 def test_packed_in_bf16_serves_autocast_alone():
     plain, packed = packed_pair()
-    assert pack_linear_layers(packed, torch.bfloat16) == 2
+    # A processor without bf16 instructions packs nothing, and computes as before.
+    assert pack_linear_layers(packed, torch.bfloat16) == (2 if can_pack(torch.bfloat16) else 0)
     x = torch.randn(2, 7, 32)
     with torch.no_grad():
         torch.testing.assert_close(packed(x), plain(x), rtol=0, atol=0)
@@ -171,6 +172,15 @@ def test_packed_in_bf16_serves_autocast_alone():
             torch.testing.assert_close(packed(x), plain(x), rtol=0.02, atol=0.02)
     with pytest.raises(ValueError, match=r"not torch.float16"):
         pack_linear_layers(packed, torch.float16)
+
+
+@needs_onednn
+def test_what_the_processor_does_not_know_is_not_packed(monkeypatch):
+    plain, _ = packed_pair()
+    monkeypatch.setattr("croco.packing.can_pack", lambda dtype: dtype != torch.bfloat16)
+    assert pack_linear_layers(plain, torch.bfloat16) == 0
+    assert type(plain.qkv) is torch.nn.Linear
+    assert pack_linear_layers(plain) == 2
 
 
 @needs_onednn
