@@ -7,6 +7,7 @@
 #   SCENES      rooms to render (200)          PROCESSES   training processes (2)
 #   EPOCHS      of 100 updates each (9)       PRECISION   fp32, or bf16 where the machine has it (fp32)
 #   START, RATE checkpoint to start from, and peak rate of what is trained already (3e-4)
+#   HEAD_RATE   rate of the new head over that (3)
 #   MORE        ROOT of recordings that a quarter of the pairs are of; none where empty
 set -euo pipefail
 source "$(dirname "$0")/env.sh"

@@ -42,6 +42,12 @@ class DepthEstimate:
         """Absolute errors (B, H, W), where ``depth`` (B, H, W) is the true one."""
         return (self.mean - depth).abs() if self.error is None else self.error
 
+    def errors_at(self, index: int, chosen: Tensor, depth: Tensor) -> Tensor:
+        """The same (n,) of ``chosen`` pixels (H, W) of one image, whose true depths are (n,)."""
+        if self.error is not None:
+            return self.error[index][chosen]
+        return (self.mean[index][chosen] - depth).abs()
+
     def nll(self, depth: Tensor) -> Tensor | None:
         """Negative log-likelihood (B, H, W) of ``depth`` (B, H, W), or None."""
         if self.distribution is None:

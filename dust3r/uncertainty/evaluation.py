@@ -245,13 +245,12 @@ class Pixels:
         cls, view: Maps, prediction: Maps, estimates: list[DepthEstimate], index: int
     ) -> "Pixels":
         valid = view["valid_mask"][index]
-        true = view["depthmap"].float()
-        depth = true[index][valid]
+        depth = view["depthmap"][index][valid].float()
         doubt = inverse_confidence(prediction)
         return cls(
             depth,
             None if doubt is None else doubt[index][valid],
-            {e.name: e.errors(true)[index][valid] for e in estimates},
+            {e.name: e.errors_at(index, valid, depth) for e in estimates},
             {e.name: e.uncertainty[index][valid] for e in estimates if e.is_deviation},
         )
 
